@@ -1,0 +1,48 @@
+# Everything runs in its own virtual environment, .venv, made on first use from the pinned versions.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+# PyTorch's own index has builds for CPUs, without gigabytes of CUDA libraries; PyPI's are taken where it is out of reach.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+BACKENDS := torch jax tensorflow
+
+.PHONY: help setup lint test test-all demo parity notebooks clean
+
+help:
+	@echo "make demo      classify a synthetic video with the small model that ships"
+	@echo "make test      lint, types, and the tests on every backend"
+	@echo "make test-all  the same and the large reference cases"
+	@echo "make parity    the table of differences from the official code, on every backend"
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --retries 1 --extra-index-url $(TORCH_INDEX) torch
+	$(PIP) -e ".[dev]"
+	$(PIP) --no-deps torchvision  # its models are pure PyTorch; it has no build for PyTorch's CPU builds
+	touch $@
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+# All tests run on one backend; on the others those that compute.
+test: lint
+	KERAS_BACKEND=jax $(BIN)/pytest tests/nn tests/models
+	KERAS_BACKEND=tensorflow $(BIN)/pytest tests/nn tests/models
+	KERAS_BACKEND=torch $(BIN)/pytest
+
+demo: setup
+	$(BIN)/videoswin demo
+
+parity: setup
+	$(BIN)/python benchmarks/parity.py
+
+test-all: test
+	for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(BIN)/pytest -m large || exit 1; done
+
+clean:
+	rm -rf $(VENV) demo

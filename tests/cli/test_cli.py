@@ -1,0 +1,144 @@
+"""The command line, as a user types it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import reference
+import sources
+import torch
+
+from videoswin_keras.cli.main import main
+from videoswin_keras.data import synthetic
+from videoswin_keras.video.encode import write_video
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """A shape that moves left, as H.264."""
+    path = tmp_path_factory.mktemp("videos") / "left.mp4"
+    write_video(path, synthetic.moving_shape(0, seed=10**6, frames=16, size=128))
+    return path
+
+
+def test_classify(video, tmp_path, capsys):
+    output = tmp_path / "results.json"
+    code = main(["classify", str(video), "--weights", "pico_moving_shapes", "--top", "2", "--json", str(output)])
+    assert code == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == str(video)
+    assert printed[1].endswith("%  moving left")
+    assert len(printed) == 3
+    result = json.loads(output.read_text())["results"][0]
+    assert result["labels"] == list(synthetic.MOTIONS)
+    assert sum(result["probabilities"]) == pytest.approx(1, abs=1e-5)
+    assert np.argmax(result["probabilities"]) == 0
+
+
+def test_classify_a_folder_with_damaged_files(video, tmp_path, capsys):
+    (tmp_path / "a.mp4").write_bytes(video.read_bytes())
+    (tmp_path / "b.mp4").write_bytes(b"")
+    (tmp_path / "c.mkv").write_bytes(b"this is text")
+    (tmp_path / "notes.txt").write_text("not a video, not looked at")
+    output = tmp_path / "results.json"
+    code = main(["classify", str(tmp_path), "--weights", "pico_moving_shapes", "--json", str(output)])
+    assert code == 1
+    captured = capsys.readouterr()
+    assert "a.mp4" in captured.out
+    assert "b.mp4" in captured.err
+    assert "c.mkv" in captured.err
+    content = json.loads(output.read_text())
+    assert len(content["results"]) == 1
+    assert [entry["path"].rsplit("/", 1)[-1] for entry in content["failed"]] == ["b.mp4", "c.mkv"]
+
+
+def test_classify_with_own_classes(video, tmp_path, capsys):
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"class, {index}" for index in range(8)) + "\n")
+    assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--classes", str(names)]) == 0
+    assert "%  class, 0" in capsys.readouterr().out.splitlines()[1]
+    names.write_text("one\ntwo\n")
+    assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--classes", str(names)]) == 2
+    assert "8 classes, but there are 2 class names" in capsys.readouterr().err
+    names.write_text("one\n\ntwo\n")
+    assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--classes", str(names)]) == 2
+    assert "Line 2 is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.mp4", "--weights", "pico_moving_shapes"], "absent.mp4"),
+        (["{video}", "--weights", "no_such_model"], "neither a file nor a checkpoint of the zoo"),
+        (["{video}", "--weights", "{video}"], "is not a checkpoint"),
+        (["{video}", "--weights", "pico_moving_shapes", "--top", "0"], "--top must be at least 1"),
+        (["{video}", "--weights", "pico_moving_shapes", "--json", "nowhere/x.json"], "no folder nowhere"),
+        (["{empty}", "--weights", "pico_moving_shapes"], "no video files in the folder"),
+    ],
+)
+def test_classify_errors(arguments, message, video, tmp_path, capsys):
+    arguments = [argument.format(video=video, empty=tmp_path) for argument in arguments]
+    assert main(["classify", *arguments]) in (1, 2)
+    assert message in capsys.readouterr().err
+
+
+def test_convert(tmp_path, capsys):
+    source = sources.write_source("torchvision", reference.official_state("nano_window435"), tmp_path)
+    assert main(["convert", str(source), "-o", str(tmp_path / "out.weights.h5")]) == 0
+    assert "torchvision: embed_dim=24" in capsys.readouterr().out
+    assert main(["convert", str(source), "-o", str(tmp_path / "out.keras"), "--to", "keras"]) == 0
+    assert main(["convert", str(source), "-o", str(tmp_path / "out.weights.h5"), "--to", "keras"]) == 2
+    assert "--to keras writes *.keras" in capsys.readouterr().err
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
+    assert main(["convert", str(tmp_path / "other.pth"), "-o", str(tmp_path / "other.weights.h5")]) == 2
+    assert "Not a Video Swin checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "other.weights.h5").exists()
+
+
+def test_demo(tmp_path, capsys):
+    assert main(["demo", "--output", str(tmp_path / "new" / "folder")]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    paths, best = lines[::3], [line.split("%  ")[1] for line in lines[1::3]]
+    assert [path.rsplit("/", 1)[1] for path in paths] == [f"{motion.replace(' ', '_')}.mp4" for motion in best]
+    assert best == list(synthetic.MOTIONS)
+
+
+def test_models(capsys):
+    assert main(["models"]) == 0
+    assert "base_something_something_v2" in capsys.readouterr().out
+
+
+def test_help_and_version(capsys):
+    assert main([]) == 2
+    assert main(["--version"]) == 0
+    for verb in ("classify", "convert", "models"):
+        with pytest.raises(SystemExit) as stop:
+            main([verb, "--help"])
+        assert stop.value.code == 0
+        assert f"videoswin {verb}" in capsys.readouterr().out.split("examples:")[1] or verb == "models"
+
+
+def run(code, **environment):
+    kept = {key: value for key, value in os.environ.items() if key != "KERAS_BACKEND"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env={**kept, **environment}, capture_output=True, text=True)
+
+
+def test_backend_is_chosen_among_the_installed(tmp_path):
+    """Keras's own choice where it is installed; else another, which is said."""
+    code = "import videoswin_keras.cli.main as cli; cli.main(['models'])"
+    (tmp_path / "keras.json").write_text('{"backend": "jax"}')
+    result = run(code, KERAS_HOME=str(tmp_path))
+    assert "Backend: jax" in result.stderr
+    hidden = (
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'tensorflow' else find(name, *a)\n"
+    )
+    (tmp_path / "keras.json").write_text('{"backend": "tensorflow"}')
+    result = run(hidden + code, KERAS_HOME=str(tmp_path))
+    assert "tensorflow is not installed; Keras runs on torch" in result.stderr
+    result = run(hidden + code, KERAS_HOME=str(tmp_path), KERAS_BACKEND="tensorflow")
+    assert 'pip install "videoswin-keras[tensorflow]"' in result.stderr

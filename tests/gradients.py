@@ -1,0 +1,49 @@
+"""Outputs and gradients of a training step, the same way on every backend."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def set_seeds(model: keras.Model) -> None:
+    """Puts every seed generator of a model in a state that does not depend on how the model was built."""
+    for index, variable in enumerate(variable for variable in model.variables if "seed" in variable.path):
+        variable.assign(np.array([index, 0], "uint32"))
+
+
+def outputs_and_gradients(model: keras.Model, clip: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Returns the outputs in training, and the gradient of the sum of their squares by variable path."""
+    variables = model.trainable_variables
+    backend = keras.backend.backend()
+    if backend == "torch":
+        for variable in variables:
+            variable.value.grad = None
+        outputs = model(clip, training=True)
+        ops.sum(ops.square(ops.cast(outputs, "float32"))).backward()
+        gradients = [variable.value.grad for variable in variables]
+    elif backend == "jax":
+        import jax
+
+        def loss(trainable, other, clip):
+            outputs, _ = model.stateless_call(trainable, other, clip, training=True)
+            return ops.sum(ops.square(ops.cast(outputs, "float32"))), outputs
+
+        trainable = [variable.value for variable in variables]
+        other = [variable.value for variable in model.non_trainable_variables]
+        (_, outputs), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(trainable, other, clip)
+    else:
+        import tensorflow as tf
+
+        @tf.function
+        def step(clip):
+            with tf.GradientTape() as tape:
+                outputs = model(clip, training=True)
+                loss = ops.sum(ops.square(ops.cast(outputs, "float32")))
+            return outputs, tape.gradient(loss, [variable.value for variable in variables])
+
+        outputs, gradients = step(clip)
+    as_numpy = {
+        variable.path: None if gradient is None else ops.convert_to_numpy(ops.convert_to_tensor(gradient))
+        for variable, gradient in zip(variables, gradients, strict=True)
+    }
+    return ops.convert_to_numpy(outputs), as_numpy

@@ -1,0 +1,164 @@
+"""Every public layer, held to the contract, and what is special about each."""
+
+import keras
+import numpy as np
+import pytest
+from contract import check_layer
+from gradients import outputs_and_gradients, set_seeds
+from keras import ops
+
+from videoswin_keras import (
+    PatchEmbedding,
+    PatchMerging,
+    PixelNormalization,
+    VideoSwinBlock,
+    VideoSwinStage,
+    WindowAttention,
+)
+
+LAYERS = {
+    "attention": (lambda **k: WindowAttention(2, (2, 3, 3), **k), (6, 18, 8)),
+    "attention_without_bias": (lambda **k: WindowAttention(2, (2, 3, 3), qkv_bias=False, **k), (6, 18, 8)),
+    "block": (lambda **k: VideoSwinBlock(2, (2, 3, 5), **k), (2, 5, 7, 9, 8)),
+    "shifted_block": (lambda **k: VideoSwinBlock(2, (2, 3, 5), shifted=True, mlp_ratio=2.0, **k), (2, 5, 7, 9, 8)),
+    "stage": (lambda **k: VideoSwinStage(2, (0.0, 0.1), (2, 3, 3), **k), (1, 4, 6, 6, 8)),
+    "patch_embedding": (lambda **k: PatchEmbedding(8, (2, 4, 3), **k), (2, 5, 9, 9, 4)),
+    "patch_embedding_without_norm": (lambda **k: PatchEmbedding(8, patch_norm=False, **k), (2, 4, 8, 8, 1)),
+    "patch_merging": (lambda **k: PatchMerging(**k), (2, 3, 5, 4, 8)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_contract(name, tmp_path):
+    check_layer(*LAYERS[name], tmp_path)
+
+
+def test_pixel_normalization_is_exact_under_low_precision():
+    layer = PixelNormalization(dtype="mixed_bfloat16")
+    pixels = np.array([[0, 128, 255]], "uint8")
+    expected = (pixels - np.array([123.675, 116.28, 103.53])) / np.array([58.395, 57.12, 57.375])
+    outputs = ops.convert_to_numpy(ops.cast(layer(pixels), "float32"))
+    np.testing.assert_allclose(outputs, expected, rtol=2**-8)
+    np.testing.assert_allclose(ops.convert_to_numpy(PixelNormalization()(pixels)), expected, rtol=1e-6)
+
+
+def test_patch_merging_order():
+    """[0::2, 0::2], [1::2, 0::2], [0::2, 1::2], [1::2, 1::2] over (height, width), as officially."""
+    merging = PatchMerging()
+    merging.build((None, None, None, None, 2))
+    x = np.random.default_rng(0).normal(size=(1, 2, 5, 7, 2)).astype("float32")
+    padded = np.pad(x, [(0, 0), (0, 0), (0, 1), (0, 1), (0, 0)])
+    corners = [padded[:, :, row::2, column::2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))]
+    expected = merging.reduction(merging.norm(np.concatenate(corners, axis=-1)))
+    np.testing.assert_allclose(ops.convert_to_numpy(merging(x)), ops.convert_to_numpy(expected), atol=1e-6)
+
+
+def test_patch_embedding_is_a_convolution():
+    embedding = PatchEmbedding(6, (2, 3, 4), patch_norm=False)
+    x = np.random.default_rng(0).normal(size=(2, 4, 9, 8, 3)).astype("float32")
+    outputs = ops.convert_to_numpy(embedding(x))
+    convolved = ops.conv(x, embedding.kernel, strides=(2, 3, 4), padding="valid") + embedding.bias
+    np.testing.assert_allclose(outputs, ops.convert_to_numpy(convolved), atol=1e-5)
+
+
+def test_seam_keeps_tokens_of_different_regions_apart():
+    """Attention with a seam gives what each region gives alone, where the bias table treats all tokens alike."""
+    attention = WindowAttention(1, (1, 1, 4))
+    attention.build((None, None, 4))
+    attention.relative_position_bias_table.assign(np.zeros(attention.relative_position_bias_table.shape, "float32"))
+    x = np.random.default_rng(0).normal(size=(1, 4, 4)).astype("float32")
+    seam = np.zeros((1, 4, 4), "float32")
+    seam[0, :2, 2:] = seam[0, 2:, :2] = -100
+    outputs = ops.convert_to_numpy(attention(x, seam=seam))
+    apart = [ops.convert_to_numpy(attention(part)) for part in (x[:, :2], x[:, 2:])]
+    np.testing.assert_allclose(outputs, np.concatenate(apart, axis=1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [
+        {"attention_dropout_rate": 0.5},
+        {"projection_dropout_rate": 0.5},
+        {"drop_path_rate": 0.5},
+    ],
+)
+def test_training_drops_and_inference_does_not(rates):
+    keras.utils.set_random_seed(0)
+    block = VideoSwinBlock(2, (2, 3, 3), **rates)
+    plain = VideoSwinBlock(2, (2, 3, 3))
+    x = np.random.default_rng(0).normal(size=(4, 2, 3, 3, 8)).astype("float32")
+    block.build(x.shape)
+    plain.build(x.shape)
+    plain.set_weights(block.get_weights())
+    inference = ops.convert_to_numpy(block(x, training=False))
+    np.testing.assert_array_equal(inference, ops.convert_to_numpy(plain(x, training=True)))
+    first, second = (ops.convert_to_numpy(block(x, training=True)) for _ in range(2))
+    assert not np.allclose(first, inference)
+    assert not np.allclose(first, second)
+
+
+def test_drop_path_skips_whole_samples_and_keeps_the_mean():
+    keras.utils.set_random_seed(1)
+    block = VideoSwinBlock(2, (2, 3, 3), drop_path_rate=0.4)
+    x = np.random.default_rng(0).normal(size=(400, 2, 3, 3, 8)).astype("float32")
+    block.build(x.shape)
+    for layer in (block.mlp_projection,):  # leave one residual branch, the attention's
+        layer.kernel.assign(np.zeros(layer.kernel.shape, "float32"))
+        layer.bias.assign(np.zeros(layer.bias.shape, "float32"))
+    branch = ops.convert_to_numpy(block(x, training=False)) - x
+    dropped = ops.convert_to_numpy(block(x, training=True)) - x
+    kept = np.abs(dropped).max(axis=(1, 2, 3, 4)) > 1e-6
+    np.testing.assert_allclose(dropped[kept], branch[kept] / 0.6, atol=1e-5)
+    assert 0.5 < kept.mean() < 0.7  # 0.6 ± 4 deviations of 400 draws
+
+
+@pytest.mark.parametrize(
+    "rates", [{}, {"drop_path_rate": 0.5, "projection_dropout_rate": 0.3, "attention_dropout_rate": 0.2}]
+)
+def test_rematerialisation_changes_no_gradient(rates):
+    def run(use_rematerialization):
+        keras.utils.set_random_seed(2)
+        inputs = keras.Input((None, None, None, 8))
+        block = VideoSwinBlock(2, (2, 3, 3), shifted=True, use_rematerialization=use_rematerialization, **rates)
+        model = keras.Model(inputs, block(inputs))
+        set_seeds(model)
+        return outputs_and_gradients(model, np.random.default_rng(0).normal(size=(4, 3, 5, 5, 8)).astype("float32"))
+
+    outputs, gradients = run(False)
+    recomputed_outputs, recomputed = run(True)
+    np.testing.assert_allclose(recomputed_outputs, outputs, atol=1e-6)
+    for (path, gradient), other in zip(gradients.items(), recomputed.values(), strict=True):
+        np.testing.assert_allclose(other, gradient, atol=1e-5 * np.abs(gradient).max(), err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: WindowAttention(3, (2, 2, 2)).build((None, 8, 8)), "multiple of `num_heads`"),
+        (lambda: WindowAttention(2, (7, 7)), "three positive integers"),
+        (lambda: WindowAttention(2, (0, 7, 7)), "three positive integers"),
+        (lambda: VideoSwinBlock(2, drop_path_rate=1.0), "`drop_path_rate` must be at least 0 and below 1"),
+        (lambda: PatchEmbedding(8).build((None, None, None, None, None)), "channels must be known"),
+        (lambda: PixelNormalization().build((None, None, None, None, 1)), "the clip has 1 channels"),
+    ],
+)
+def test_errors(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_more_tokens_than_a_window_has():
+    with pytest.raises(ValueError, match="18 tokens"):
+        WindowAttention(2, (1, 3, 3))(np.zeros((1, 18, 8), "float32"))
+
+
+def test_saved_table_of_another_window(tmp_path):
+    """Windows (2, 3, 5) and (5, 3, 2) have bias tables of one size; mistaking one for the other would go unseen."""
+
+    def model(window):
+        inputs = keras.Input((None, 8))
+        return keras.Model(inputs, WindowAttention(2, window)(inputs))
+
+    model((2, 3, 5)).save_weights(tmp_path / "a.weights.h5")
+    with pytest.raises(ValueError, match=r"windows \(2, 3, 5\)"):
+        model((5, 3, 2)).load_weights(tmp_path / "a.weights.h5")

@@ -1,0 +1,44 @@
+"""Imports point one way, so that every part can be read without those above it."""
+
+import ast
+from pathlib import Path
+
+import videoswin_keras
+
+PACKAGE = Path(videoswin_keras.__file__).parent
+# A module may import from its own place and from those before it.
+ORDER = ("backend", "nn", "video", "checkpoints", "models", "data", "classification", "cli")
+BACKENDS = {"torch", "jax", "tensorflow"}
+
+
+def imported(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def place(parts):
+    return ORDER.index(parts[0].removesuffix(".py"))
+
+
+def test_imports_point_one_way():
+    seen = 0
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).parts
+        if parts == ("__init__.py",):
+            continue
+        for name in imported(path):
+            if name.startswith("videoswin_keras."):
+                seen += 1
+                assert place(name.split(".")[1:]) <= place(parts), f"{path} imports {name}"
+    assert seen > 50
+
+
+def test_no_backend_is_imported_but_to_read_files():
+    for path in PACKAGE.rglob("*.py"):
+        names = {name.split(".")[0] for name in imported(path)}
+        allowed = {"torch"} if path.relative_to(PACKAGE).parts == ("checkpoints", "files.py") else set()
+        assert names & BACKENDS <= allowed, path

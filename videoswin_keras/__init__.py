@@ -1,0 +1,42 @@
+"""Video Swin Transformer in Keras 3, on TensorFlow, JAX and PyTorch.
+
+Tensors are (batch, frames, height, width, channels). Keras's own choice of backend (`KERAS_BACKEND`) applies.
+"""
+
+import sys
+
+from videoswin_keras.backend import choose_backend
+
+if "keras" not in sys.modules:  # once Keras is imported, its backend is decided
+    choose_backend()
+
+from videoswin_keras.checkpoints.errors import CheckpointError
+from videoswin_keras.checkpoints.load import load_checkpoint
+from videoswin_keras.models.backbone import VideoSwinBackbone
+from videoswin_keras.models.classifier import VideoSwinClassifier
+from videoswin_keras.models.conversion import convert, from_checkpoint
+from videoswin_keras.models.variants import VideoSwinB, VideoSwinL, VideoSwinS, VideoSwinT
+from videoswin_keras.nn.attention import WindowAttention
+from videoswin_keras.nn.block import VideoSwinBlock, VideoSwinStage
+from videoswin_keras.nn.layers import PatchEmbedding, PatchMerging, PixelNormalization
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CheckpointError",
+    "PatchEmbedding",
+    "PatchMerging",
+    "PixelNormalization",
+    "VideoSwinB",
+    "VideoSwinBackbone",
+    "VideoSwinBlock",
+    "VideoSwinClassifier",
+    "VideoSwinL",
+    "VideoSwinS",
+    "VideoSwinStage",
+    "VideoSwinT",
+    "WindowAttention",
+    "convert",
+    "from_checkpoint",
+    "load_checkpoint",
+]

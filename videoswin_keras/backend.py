@@ -1,0 +1,49 @@
+"""Sees to it that Keras starts on a backend that is installed."""
+
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+
+BACKENDS = ("torch", "jax", "tensorflow")
+
+
+def choose_backend() -> str:
+    """Returns the backend that Keras starts on, and sets KERAS_BACKEND where Keras's own choice is not installed.
+
+    The choice is Keras's: the variable KERAS_BACKEND, else Keras's configuration file, else TensorFlow. Only where
+    nobody set the variable and the choice is not installed, the first that is installed is taken, and said so.
+
+    Raises:
+        ImportError: if no backend is installed, or not the one that KERAS_BACKEND names.
+    """
+    if backend := os.environ.get("KERAS_BACKEND"):
+        if backend in BACKENDS and not importlib.util.find_spec(backend):
+            raise ImportError(
+                f'KERAS_BACKEND is {backend}, which is not installed: pip install "videoswin-keras[{backend}]"'
+            )
+        return backend
+    configured = _configured()
+    if importlib.util.find_spec(configured):
+        return configured
+    installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    if not installed:
+        raise ImportError(
+            "Keras needs PyTorch, JAX or TensorFlow, and none is installed. Install one: "
+            'pip install "videoswin-keras[torch]" (or [jax], [tensorflow]).'
+        )
+    os.environ["KERAS_BACKEND"] = installed[0]
+    print(
+        f"{configured} is not installed; Keras runs on {installed[0]} (set KERAS_BACKEND to choose).", file=sys.stderr
+    )
+    return installed[0]
+
+
+def _configured() -> str:
+    """Returns what Keras would choose without the variable."""
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    try:
+        return json.loads((home / "keras.json").read_text())["backend"]
+    except (OSError, ValueError, KeyError):
+        return "tensorflow"

@@ -1,0 +1,185 @@
+"""Reads the tensors of a checkpoint file, whatever its container. A file is untrusted: nothing in it is run."""
+
+import io
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from videoswin_keras.checkpoints.errors import CheckpointError
+
+# What a PaddlePaddle parameter file is made of. Everything else a pickle asks for is refused.
+_PICKLE_GLOBALS = {
+    ("builtins", "tuple"),
+    ("collections", "OrderedDict"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy._core.numeric", "_frombuffer"),
+    ("numpy.core.numeric", "_frombuffer"),
+}
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """Returns every tensor of the checkpoint file at `path`, by name, as numpy arrays.
+
+    Containers are told by their content: PyTorch (zip and older), safetensors, HDF5, `.keras`, PaddlePaddle's
+    pickle. Where a PyTorch file holds more than weights (`{"state_dict": …, "optimizer": …}`), only the weights
+    are returned. Floating values become float32.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        CheckpointError: if it is empty, truncated, of another kind, or a pickle that names anything but arrays.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No checkpoint file at {path}. Is the path right, and is it a file?")
+    try:
+        tensors = _reader(path)(path)
+    except (CheckpointError, ImportError):
+        raise
+    except Exception as error:  # a damaged file can fail anywhere in its reader
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint: {_first_line(error)} Is the file complete?"
+        ) from error
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors.")
+    return {name: _as_float32(value) for name, value in tensors.items()}
+
+
+def _reader(path: Path) -> Any:
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        raise CheckpointError(f"{path} is empty.")
+    if start.startswith(b"\x89HDF"):
+        return _read_hdf5
+    if start.startswith(b"PK"):
+        with zipfile.ZipFile(path) as archive:
+            return _read_keras if "model.weights.h5" in archive.namelist() else _read_torch
+    if path.suffix == ".pdparams":
+        return _read_paddle
+    if start[8:9] == b"{":
+        return _read_safetensors
+    if start.startswith(b"\x80"):
+        return _read_torch
+    raise CheckpointError(
+        f"{path} is not a checkpoint: expected a PyTorch .pth, a .safetensors, a .weights.h5, a .keras or a "
+        f".pdparams file; it starts with {start[:8]!r}."
+    )
+
+
+def _read_torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError as error:
+        raise ImportError(f"Reading the PyTorch file {path} needs PyTorch: pip install torch") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _refused(path, _first_line(error)) from error
+    return {
+        name: value.detach().cpu().float().numpy() if value.is_floating_point() else value.cpu().numpy()
+        for name, value in _weights(content, path, torch.Tensor).items()
+    }
+
+
+def _weights(content: Any, path: Path, tensor: type) -> dict[str, Any]:
+    """Finds the mapping of names to tensors in a PyTorch file, one level down at most."""
+    for name in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+            break
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a mapping from names to tensors.")
+    others = [f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, tensor)]
+    if others:
+        raise CheckpointError(f"{path}: among the weights are things that are no tensors: {', '.join(others[:10])}.")
+    return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        from safetensors.numpy import load_file
+    except ImportError as error:
+        raise ImportError(f"Reading {path} needs safetensors: pip install safetensors") from error
+    return load_file(path)
+
+
+def _read_hdf5(path: Path | io.BytesIO) -> dict[str, np.ndarray]:
+    tensors: dict[str, np.ndarray] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset):
+            tensors[name] = item[()]
+
+    with h5py.File(path, "r") as file:
+        file.visititems(visit)
+    return tensors
+
+
+def _read_keras(path: Path) -> dict[str, np.ndarray]:
+    with zipfile.ZipFile(path) as archive:
+        return _read_hdf5(io.BytesIO(archive.read("model.weights.h5")))
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Builds numpy arrays and plain containers, nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return _encode_latin1
+        if (module, name) not in _PICKLE_GLOBALS:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _encode_latin1(text: str, encoding: str) -> bytes:
+    """What numpy's pickles of protocol 2 call for their bytes; no other codec is served."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it asks for the codec {encoding}")
+    return text.encode("latin1")
+
+
+def _read_paddle(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with path.open("rb") as file:
+            content = _ArrayUnpickler(file).load()
+    except pickle.UnpicklingError as error:
+        raise _refused(path, _first_line(error)) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a mapping from names to arrays.")
+    content.pop("StructuredToParameterName@@", None)  # Paddle's own table of names
+    # Newer versions write a tensor as the pair (name, array).
+    content = {
+        name: value[1] if isinstance(value, tuple) and len(value) == 2 else value for name, value in content.items()
+    }
+    others = [
+        f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, np.ndarray)
+    ]
+    if others:
+        raise CheckpointError(f"{path}: among the weights are things that are no arrays: {', '.join(others[:10])}.")
+    return content
+
+
+def _as_float32(value: np.ndarray) -> np.ndarray:
+    return value.astype("float32") if np.issubdtype(value.dtype, np.floating) else value
+
+
+def _refused(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} was refused: a checkpoint is read without running anything in it, and this one holds more than "
+        f"tensors or is damaged ({reason})."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if text.endswith(".") else text + "."

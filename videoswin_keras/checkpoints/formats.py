@@ -1,0 +1,281 @@
+"""The published formats: how each is recognised by its keys, and translated to the official layout."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from videoswin_keras.checkpoints import adaptation
+from videoswin_keras.checkpoints.errors import CheckpointError
+from videoswin_keras.checkpoints.layout import (
+    TABLE,
+    Architecture,
+    State,
+    from_keras,
+    infer,
+    window_of_index,
+    windows_with_rows,
+)
+from videoswin_keras.nn import windows
+
+DEFAULT_WINDOW = (8, 7, 7)  # of every model inflated from an image Swin
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in the official layout."""
+
+    format: str
+    architecture: Architecture
+    state: State
+
+
+def recognise(tensors: State, window_size: tuple[int, int, int] | None = None) -> Checkpoint:
+    """Tells the format of `tensors` and translates them to the official layout.
+
+    Args:
+        tensors: What `files.read` returned.
+        window_size: The window an image Swin is inflated to; default (8, 7, 7). Of the other formats the window is
+            the checkpoint's own.
+
+    Raises:
+        CheckpointError: if the keys are of no known format.
+    """
+    name = next((name for name, (matches, _) in FORMATS.items() if matches(tensors)), None)
+    if name is None:
+        shown = ", ".join(list(tensors)[:5])
+        raise CheckpointError(
+            f"Not a Video Swin checkpoint of a known format ({', '.join(FORMATS)}). "
+            f"Its {len(tensors)} keys begin: {shown}."
+        )
+    state = FORMATS[name][1](tensors)
+    buffers = {key: state.pop(key) for key in list(state) if key.endswith(("relative_position_index", "attn_mask"))}
+    if name.startswith("image_swin"):
+        window = window_size or DEFAULT_WINDOW
+        state = adaptation.inflate(state, window)
+    else:
+        window = _window(state, buffers)
+    return Checkpoint(name, infer(state, window), state)
+
+
+def _window(state: State, others: State) -> tuple[int, int, int]:
+    """Returns the window of a 3D checkpoint: from what it saved, or the likeliest that its bias tables allow."""
+    rows = Counter(len(value) for key, value in state.items() if key.endswith(TABLE) and value.ndim == 2)
+    if not rows:
+        raise CheckpointError("The checkpoint has no relative position bias tables. Is the file complete?")
+    stored = [state.pop(key) for key in list(state) if key.endswith("window_size")]
+    saved = {windows.check_sides("window_size", sides) for sides in stored}
+    saved |= {window_of_index(index, rows.most_common(1)[0][0]) for index in _distinct(others)}
+    if len(saved) > 1:
+        raise CheckpointError(f"The checkpoint's blocks have different windows: {sorted(saved)}. One is supported.")
+    return saved.pop() if saved else windows_with_rows(rows.most_common(1)[0][0])[0]
+
+
+def _distinct(buffers: State) -> list[np.ndarray]:
+    found: list[np.ndarray] = []
+    for key, value in buffers.items():
+        if key.endswith("relative_position_index") and not any(np.array_equal(value, other) for other in found):
+            found.append(value)
+    return found
+
+
+def _rename(state: State, *patterns: tuple[str, str | Callable]) -> State:
+    """Returns `state` with each pattern of a whole key replaced, the first that matches."""
+    renamed: State = {}
+    for key, value in state.items():
+        for pattern, replacement in patterns:
+            if re.search(pattern, key):
+                renamed[re.sub(pattern, replacement, key)] = value
+                break
+        else:
+            renamed[key] = value
+    return renamed
+
+
+# --- official, mmaction2 ----------------------------------------------------------------------------------------
+
+
+def _is_official(state: State) -> bool:
+    return any(key.startswith("backbone.layers.") for key in state) and not _is_paddlevideo(state)
+
+
+def _from_official(state: State) -> State:
+    return _rename(state, (r"^backbone\.norm3\.", "backbone.norm."))  # mmaction2's only difference
+
+
+# --- torchvision swin3d -----------------------------------------------------------------------------------------
+
+
+def _is_torchvision(state: State) -> bool:
+    return "features.0.0.norm1.weight" in state and "patch_embed.proj.weight" in state
+
+
+def _from_torchvision(state: State) -> State:
+    return _torchvision_names(state, first_stage=0)
+
+
+def _torchvision_names(state: State, first_stage: int) -> State:
+    """torchvision numbers stages and mergings in turn, from `first_stage`."""
+
+    def stage(match: re.Match) -> str:
+        tail = match[3].replace("mlp.0.", "mlp.fc1.").replace("mlp.3.", "mlp.fc2.")
+        return f"backbone.layers.{(int(match[1]) - first_stage) // 2}.blocks.{match[2]}.{tail}"
+
+    def merging(match: re.Match) -> str:
+        return f"backbone.layers.{(int(match[1]) - first_stage) // 2}.downsample.{match[2]}"
+
+    return _rename(
+        state,
+        (r"^features\.(\d+)\.(\d+)\.(.+)$", stage),
+        (r"^features\.(\d+)\.((?:norm|reduction)\..+)$", merging),
+        (r"^head\.", "cls_head.fc_cls."),
+        (r"^", "backbone."),
+    )
+
+
+# --- PaddleVideo ------------------------------------------------------------------------------------------------
+
+
+def _is_paddlevideo(state: State) -> bool:
+    return "head.fc.weight" in state and "backbone.patch_embed.proj.weight" in state
+
+
+def _from_paddlevideo(state: State) -> State:
+    """Every linear weight is transposed; the convolution is as it is."""
+    renamed = _rename(state, (r"^head\.fc\.", "cls_head.fc_cls."))
+    return {key: value.T if key.endswith(".weight") and value.ndim == 2 else value for key, value in renamed.items()}
+
+
+# --- Keras: this library, and the two older ports (which share one layout) --------------------------------------
+
+
+def _keras_names(paths: dict[str, tuple[str, ...]], state: State, stage: str, block: str) -> State:
+    """Translates HDF5 paths. Keras numbers layers of one class: `name`, `name_1`, `name_2`, …."""
+
+    def number(suffix: str | None) -> int:
+        return int(suffix) if suffix else 0
+
+    renamed: State = {}
+    for path, value in state.items():
+        key = path.removeprefix("layers/video_swin_backbone/").removeprefix("layers/")
+        where, _, variable = key.rpartition("/vars/")
+        prefix = ""
+        if match := re.match(rf"{stage}(?:_(\d+))?/blocks/{block}(?:_(\d+))?/(.+)$", where):
+            prefix, where = f"backbone.layers.{number(match[1])}.blocks.{number(match[2])}.", "block/" + match[3]
+        elif match := re.match(rf"(?:{stage}(?:_(\d+))?/downsample|patch_merging(?:_(\d+))?)/(.+)$", where):
+            prefix, where = f"backbone.layers.{number(match[1] or match[2])}.downsample.", "merging/" + match[3]
+        names = paths.get(where, ())
+        if variable == "window_size":
+            renamed[f"{prefix}window_size"] = value
+        elif variable.isdigit() and int(variable) < len(names):
+            official = prefix + names[int(variable)]
+            renamed[official] = from_keras(official, value)
+        else:
+            renamed[path] = value  # reported as unexpected later
+    return renamed
+
+
+def _both(name: str) -> tuple[str, str]:
+    return (f"{name}.weight", f"{name}.bias")
+
+
+_OWN_PATHS = {
+    "dense": _both("cls_head.fc_cls"),
+    "layer_normalization": _both("backbone.norm"),
+    "patch_embedding": _both("backbone.patch_embed.proj"),
+    "patch_embedding/norm": _both("backbone.patch_embed.norm"),
+    "merging/norm": _both("norm"),
+    "merging/reduction": ("reduction.weight",),
+    "block/attention_norm": _both("norm1"),
+    "block/attention": (TABLE,),
+    "block/attention/qkv": _both("attn.qkv"),
+    "block/attention/projection": _both("attn.proj"),
+    "block/mlp_norm": _both("norm2"),
+    "block/mlp_expansion": _both("mlp.fc1"),
+    "block/mlp_projection": _both("mlp.fc2"),
+}
+_PORT_PATHS = {
+    "dense": _both("cls_head.fc_cls"),
+    "layer_normalization": _both("backbone.norm"),
+    "video_swin_patching_and_embedding/layers/conv3d": _both("backbone.patch_embed.proj"),
+    "video_swin_patching_and_embedding/layers/layer_normalization": _both("backbone.patch_embed.norm"),
+    "merging/norm": _both("norm"),
+    "merging/reduction": ("reduction.weight",),
+    "block/layers/layer_normalization": _both("norm1"),
+    "block/layers/layer_normalization_1": _both("norm2"),
+    "block/attn": (TABLE,),
+    "block/attn/layers/dense": _both("attn.qkv"),
+    "block/attn/layers/dense_1": _both("attn.proj"),
+    "block/layers/mlp/fc1": _both("mlp.fc1"),
+    "block/layers/mlp/fc2": _both("mlp.fc2"),
+}
+
+
+def _is_own(state: State) -> bool:
+    return any("video_swin_stage/" in key for key in state)
+
+
+def _from_own(state: State) -> State:
+    return _keras_names(_OWN_PATHS, state, "video_swin_stage", "video_swin_block")
+
+
+def _is_keras_port(state: State) -> bool:
+    return any("video_swin_basic_layer/" in key for key in state)
+
+
+def _from_keras_port(state: State) -> State:
+    return _keras_names(_PORT_PATHS, state, "video_swin_basic_layer", "video_swin_transformer_block")
+
+
+# --- image Swin -------------------------------------------------------------------------------------------------
+
+
+def _is_image(state: State) -> bool:
+    kernel = state.get("patch_embed.proj.weight")
+    return kernel is not None and kernel.ndim == 4 and "layers.0.blocks.0.norm1.weight" in state
+
+
+def _is_timm(state: State) -> bool:
+    return _is_image(state) and "layers.0.downsample.reduction.weight" not in state
+
+
+def _from_timm(state: State) -> State:
+    """timm counts a merging with the stage after it."""
+    state = _without_image_head(state)
+    return _rename(
+        state,
+        (r"^layers\.(\d+)\.downsample\.", lambda match: f"backbone.layers.{int(match[1]) - 1}.downsample."),
+        (r"^", "backbone."),
+    )
+
+
+def _from_microsoft(state: State) -> State:
+    return _rename(_without_image_head(state), (r"^", "backbone."))
+
+
+def _is_torchvision_image(state: State) -> bool:
+    return "features.0.0.weight" in state and "features.1.0.norm1.weight" in state
+
+
+def _from_torchvision_image(state: State) -> State:
+    embedding = ((r"^features\.0\.0\.", "patch_embed.proj."), (r"^features\.0\.2\.", "patch_embed.norm."))
+    return _torchvision_names(_rename(_without_image_head(state), *embedding), first_stage=1)
+
+
+def _without_image_head(state: State) -> State:
+    return {key: value for key, value in state.items() if not key.startswith("head.")}
+
+
+# The order matters where one format's test would also accept another's keys.
+FORMATS: dict[str, tuple[Callable[[State], bool], Callable[[State], State]]] = {
+    "videoswin_keras": (_is_own, _from_own),
+    "keras_port": (_is_keras_port, _from_keras_port),
+    "paddlevideo": (_is_paddlevideo, _from_paddlevideo),
+    "official": (_is_official, _from_official),
+    "torchvision": (_is_torchvision, _from_torchvision),
+    "image_swin_timm": (_is_timm, _from_timm),
+    "image_swin_microsoft": (_is_image, _from_microsoft),
+    "image_swin_torchvision": (_is_torchvision_image, _from_torchvision_image),
+}

@@ -1,0 +1,88 @@
+"""From the name, address or file of a checkpoint to its values: the one path that every caller takes."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+from videoswin_keras.checkpoints import files, own, zoo
+from videoswin_keras.checkpoints.assign import adapt, assign
+from videoswin_keras.checkpoints.download import cache_directory, download, locked
+from videoswin_keras.checkpoints.formats import Checkpoint, recognise
+from videoswin_keras.checkpoints.layout import Architecture
+
+
+def load_checkpoint(
+    model: Any,
+    source: str | Path,
+    fresh_head: bool = False,
+    resample_window: bool = False,
+    adapt_channels: bool = False,
+) -> None:
+    """Loads any published checkpoint, or one of this library's, into a model.
+
+    Format, architecture, window and classes are recognised from keys and shapes. Every key of the checkpoint and
+    every weight of the model must be accounted for, unless one of the flags says otherwise; nothing is assigned
+    before that is sure. A model without a head takes all but the checkpoint's head.
+
+    Args:
+        model: `VideoSwinBackbone` or `VideoSwinClassifier`.
+        source: Path of a `.pth`, `.pdparams`, `.safetensors`, `.weights.h5` or `.keras` file; or the name of a
+            checkpoint of the zoo (`videoswin models` lists them), which is downloaded once; or an http(s) URL.
+        fresh_head: Whether to leave the model's own head as it is, for other classes than the checkpoint's.
+        resample_window: Whether to resample the bias tables where the model's window is another.
+        adapt_channels: Whether to adapt the patch embedding where the model's clips have other channels.
+
+    Raises:
+        FileNotFoundError: if `source` is neither a file nor in the zoo.
+        CheckpointError: if the file cannot be read, is of no known format, or does not fit the model; it lists
+            every missing, unexpected and misshapen key.
+
+    Example:
+
+    >>> from videoswin_keras import VideoSwinBackbone, load_checkpoint
+    >>> model = VideoSwinBackbone(
+    ...     (None, None, None, 3), embed_dim=16, depths=(2, 2, 2, 1), num_heads=(1, 2, 4, 8), window_size=(4, 4, 4)
+    ... )
+    >>> load_checkpoint(model, "pico_moving_shapes")
+    """
+    checkpoint = open_checkpoint(source, Architecture.of(model).window_size)
+    assign(model, checkpoint, fresh_head, resample_window, adapt_channels)
+
+
+def open_checkpoint(source: str | Path, window_size: tuple[int, int, int] | None = None) -> Checkpoint:
+    """Reads and recognises the checkpoint at `source`; an image Swin is inflated to `window_size`."""
+    return recognise(files.read(locate(source)), window_size)
+
+
+def locate(source: str | Path, architecture: str | None = None) -> Path:
+    """Returns the file of a checkpoint, after downloading and converting it where that has not been done before.
+
+    Args:
+        source: A path, a URL, or a name of the zoo.
+        architecture: "tiny", "small", "base" or "large", to complete a name such as "kinetics400".
+    """
+    text = os.fspath(source)
+    if text.startswith(("http://", "https://")):
+        name = f"{Path(text).stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        return _converted(name, text, None, {"url": text})
+    if Path(text).exists():
+        return Path(text)
+    try:
+        entry = zoo.find(text, architecture)
+    except ValueError as error:
+        raise FileNotFoundError(f"{text!r} is neither a file nor a checkpoint of the zoo. {error}") from error
+    if entry.file is not None:
+        return entry.path
+    return _converted(entry.name, entry.url, entry.sha256_prefix, {"name": entry.name, "dataset": entry.dataset})
+
+
+def _converted(name: str, url: str, sha256_prefix: str | None, metadata: dict[str, Any]) -> Path:
+    """Returns `name.weights.h5` in the cache, downloading and converting it the first time."""
+    path = cache_directory() / f"{name}.weights.h5"
+    with locked(path.with_suffix(".lock")):  # a second process waits, and finds the file
+        if not path.exists():
+            downloaded = download(url, cache_directory(), sha256_prefix)
+            own.write(adapt(open_checkpoint(downloaded)), path, metadata)
+            downloaded.unlink()
+    return path

@@ -1,0 +1,72 @@
+"""Writes a checkpoint as the `.weights.h5` that Keras itself writes for this library's models.
+
+No model has to be built for it, hence no backend: converting works wherever h5py does.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from videoswin_keras.checkpoints.formats import Checkpoint
+from videoswin_keras.checkpoints.layout import Architecture, Parameter, parameters, to_keras
+
+METADATA = "videoswin_keras"  # attribute of the file: JSON, where the weights come from
+
+
+def write(checkpoint: Checkpoint, path: str | Path, metadata: dict[str, Any]) -> None:
+    """Writes `checkpoint`, which must be whole, to `path` by way of a temporary name."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with h5py.File(temporary, "w") as file:
+            for parameter in parameters(checkpoint.architecture):
+                value = to_keras(parameter.key, checkpoint.state[parameter.key])
+                file.create_dataset(_path(parameter, checkpoint.architecture), data=value)
+            window = np.array(checkpoint.architecture.window_size, "int32")
+            for i, depth in enumerate(checkpoint.architecture.depths):
+                for j in range(depth):
+                    file[f"{_root(checkpoint.architecture)}/{_block(i, j)}/attention/vars/window_size"] = window
+            file.attrs[METADATA] = json.dumps(metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Returns what `write` recorded about the weights; empty for files that it did not write."""
+    if not h5py.is_hdf5(path):
+        return {}
+    with h5py.File(path, "r") as file:
+        return json.loads(file.attrs.get(METADATA, "{}"))
+
+
+def _root(architecture: Architecture) -> str:
+    return "layers" if architecture.num_classes is None else "layers/video_swin_backbone/layers"
+
+
+def _numbered(name: str, index: int) -> str:
+    return name if index == 0 else f"{name}_{index}"
+
+
+def _block(stage: int, block: int) -> str:
+    return f"{_numbered('video_swin_stage', stage)}/blocks/{_numbered('video_swin_block', block)}"
+
+
+def _path(parameter: Parameter, architecture: Architecture) -> str:
+    """Where Keras keeps a variable: the layers of a model by class and number, what is in them by attribute."""
+    *attributes, variable = parameter.attributes.split(".")
+    position = 1 if variable in ("bias", "beta") else 0
+    if parameter.layer == "head":
+        return f"layers/dense/vars/{position}"
+    if parameter.layer.startswith("stage"):
+        _, block, *attributes = attributes
+        where = _block(int(parameter.layer.removeprefix("stage")) - 1, int(block))
+    elif parameter.layer.startswith("merging"):
+        where = _numbered("patch_merging", int(parameter.layer.removeprefix("merging")) - 1)
+    else:
+        where = {"norm": "layer_normalization"}.get(parameter.layer, parameter.layer)
+    return "/".join([_root(architecture), where, *attributes, "vars", str(position)])

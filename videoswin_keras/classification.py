@@ -1,0 +1,189 @@
+"""Classifying video files: decode, sample, preprocess, predict, average, name."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import keras
+import numpy as np
+from keras import ops
+
+from videoswin_keras.checkpoints import zoo
+from videoswin_keras.checkpoints.labels import labels as dataset_labels
+from videoswin_keras.checkpoints.load import locate, open_checkpoint
+from videoswin_keras.checkpoints.own import read_metadata
+from videoswin_keras.models.classifier import VideoSwinClassifier
+from videoswin_keras.models.conversion import build
+from videoswin_keras.video import protocols, transforms
+from videoswin_keras.video.protocols import Protocol
+
+# Published checkpoints of these many classes can only be of one dataset.
+_DATASET_OF_CLASSES = {
+    174: "something_something_v2",
+    400: "kinetics400",
+    600: "kinetics600",
+    700: "kinetics700",
+    710: "kinetics710",
+}
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What a model says about one video.
+
+    Attributes:
+        path: The video file.
+        labels: Names of all classes.
+        probabilities: One for each class, in 0–1; the mean over the views.
+        num_views: Number of views averaged.
+    """
+
+    path: str
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    num_views: int
+
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """Returns the most probable classes and their probabilities, the best first."""
+        order = np.argsort(self.probabilities)[::-1][:count]
+        return [(self.labels[index], self.probabilities[index]) for index in order]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns everything as plain JSON values."""
+        return {**asdict(self), "labels": list(self.labels), "probabilities": list(self.probabilities)}
+
+
+class VideoPipeline:
+    """A classifier with what it needs to take a video file: the class names and the protocol of its clips.
+
+    Args:
+        model: `VideoSwinClassifier`.
+        labels: Class names in index order; default "class 0", "class 1", ….
+        protocol: How clips are taken from a video; default: Kinetics'.
+
+    Raises:
+        ValueError: if there are not as many labels as classes.
+
+    Example:
+
+    >>> pipeline = VideoPipeline.load("pico_moving_shapes")
+    >>> pipeline.labels[0]
+    'moving left'
+    """
+
+    def __init__(
+        self,
+        model: VideoSwinClassifier,
+        labels: list[str] | tuple[str, ...] | None = None,
+        protocol: Protocol | None = None,
+    ):
+        classes = model.output_shape[-1]
+        self.model = model
+        self.labels = tuple(labels or (f"class {index}" for index in range(classes)))
+        self.protocol = protocol or protocols.get("kinetics")
+        if len(self.labels) != classes:
+            raise ValueError(
+                f"The model has {classes} classes, but there are {len(self.labels)} class names. Is it the right list?"
+            )
+
+    @classmethod
+    def load(
+        cls,
+        weights: str | Path,
+        labels: list[str] | tuple[str, ...] | None = None,
+        protocol: Protocol | None = None,
+    ) -> Self:
+        """Loads a model with its class names and its protocol, as far as they are known.
+
+        Args:
+            weights: A name of the zoo, a URL, a checkpoint file of any known format, or a `.keras` model.
+            labels: Class names in index order. Default: those of the dataset a published checkpoint was trained on.
+            protocol: Default: that of the published checkpoint, or Kinetics'.
+
+        Raises:
+            FileNotFoundError, CheckpointError: as `load_checkpoint`.
+            ValueError: if the model has no classes.
+        """
+        entry = zoo.ENTRIES.get(str(weights))
+        path = locate(weights)
+        entry = entry or zoo.ENTRIES.get(read_metadata(path).get("name", ""))
+        is_published = entry is not None
+        if path.suffix == ".keras":
+            model = keras.models.load_model(path)
+        else:
+            checkpoint = open_checkpoint(path)
+            model = build(checkpoint, include_rescaling=True)
+            is_published = is_published or checkpoint.format != "videoswin_keras"
+        if not isinstance(model, VideoSwinClassifier):
+            raise ValueError(f"{weights} has no classes: it is a {type(model).__name__}, not a VideoSwinClassifier.")
+        dataset = entry.dataset if entry else _DATASET_OF_CLASSES.get(model.output_shape[-1])
+        if labels is None and is_published and dataset:
+            labels = dataset_labels(dataset)
+        return cls(model, labels, protocol or _protocol(entry, dataset if is_published else None, model))
+
+    def __call__(self, path: str | Path, views: int = 1) -> Classification:
+        """Classifies one video file.
+
+        Args:
+            path: The video.
+            views: 1, a clip from the middle; or 12, the published test: the mean over all its clips and crops.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            VideoError: if it is no video or cannot be decoded.
+        """
+        clips = self.protocol.views(path, views)
+        scores = np.mean([self.probabilities(clip) for clip in clips], axis=0)
+        return Classification(str(path), self.labels, tuple(scores.tolist()), len(clips))
+
+    def probabilities(self, clip: np.ndarray) -> np.ndarray:
+        """Returns the probabilities (num_classes,) of one clip, uint8 (frames, height, width, 3), RGB in 0–255."""
+        rescales = self.model.backbone.arguments["include_rescaling"]
+        pixels = clip if rescales else transforms.normalize(clip)
+        outputs = self.model.predict(pixels[None], verbose=0)[0]
+        if self.model.arguments["activation"] == "softmax":
+            return outputs
+        return ops.convert_to_numpy(ops.softmax(outputs))
+
+
+def _protocol(entry: zoo.ZooEntry | None, dataset: str | None, model: VideoSwinClassifier) -> Protocol:
+    """Returns the protocol of a checkpoint: as published, else its dataset's, for clips of the model's own size."""
+    frames, height, width = model.input_shape[1:4]
+    own = {"clip_frames": frames, "crop": height if height == width else None}
+    published: dict[str, Any] = {}
+    if entry is not None:
+        names = ("interval", "short_side_single", "crop")
+        published = {name: getattr(entry, name) for name in names} | {
+            "clip_frames": entry.frames,
+            "num_clips": entry.clips,
+            "num_crops": entry.crops,
+            "short_side_full": entry.short_side,
+        }
+    changes = {name: value for name, value in {**own, **published}.items() if value is not None}
+    name = entry.protocol if entry is not None else dataset
+    return protocols.get(name if name in protocols.PROTOCOLS else "kinetics", **changes)
+
+
+def classify(
+    path: str | Path,
+    weights: str | Path = "tiny_kinetics400",
+    labels: list[str] | tuple[str, ...] | None = None,
+    views: int = 1,
+) -> Classification:
+    """Classifies one video file. For many files, load a `VideoPipeline` once and call it.
+
+    Args:
+        path: A video of any format and size that FFmpeg decodes.
+        weights: A name of the zoo, a URL, a checkpoint file of any known format, or a `.keras` model.
+        labels: Class names in index order; default: those of the published checkpoint.
+        views: 1, a clip from the middle; or 12, the published test, more exact and as many times slower.
+
+    Returns:
+        A `Classification`: `.top(5)` gives names and probabilities.
+
+    Raises:
+        FileNotFoundError: if there is no such video or checkpoint.
+        VideoError: if the file is no video or cannot be decoded.
+        CheckpointError: if the weights cannot be read.
+    """
+    return VideoPipeline.load(weights, labels)(path, views)

@@ -1,0 +1,109 @@
+"""`videoswin classify`: what is seen in video files."""
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+HELP = "Classify video files."
+EXAMPLES = """examples:
+  videoswin classify clip.mp4 --weights tiny_kinetics400
+  videoswin classify folder_of_videos --weights my_model.keras --classes my_classes.txt --json results.json
+  videoswin classify clip.mp4 --weights swin3d_t.pth --views 12 --top 3"""
+
+VIDEO_SUFFIXES = {".3gp", ".avi", ".flv", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"} | {
+    ".ts",
+    ".webm",
+    ".wmv",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, or folders that are searched for them")
+    parser.add_argument(
+        "--weights",
+        default="tiny_kinetics400",
+        help="a name of the zoo, a URL, a checkpoint of any known format, or a .keras model (default: %(default)s)",
+    )
+    parser.add_argument("--classes", help="text file of class names, one per line (default: the checkpoint's own)")
+    parser.add_argument("--top", type=int, default=5, help="how many classes to print (default: %(default)s)")
+    parser.add_argument("--json", help="also write all probabilities of all videos to this file")
+    parser.add_argument(
+        "--views",
+        type=int,
+        choices=(1, 12),
+        default=1,
+        help="1: one clip from the middle; 12: the published test, the mean over its clips and crops "
+        "(3 on Something-Something v2) (default: %(default)s)",
+    )
+    parser.add_argument("--device", help="where to compute: cpu, gpu, gpu:1, … (default: the backend's choice)")
+
+
+def run(options: argparse.Namespace) -> int:
+    if options.top < 1:
+        raise ValueError(f"--top must be at least 1. Received: {options.top}.")
+    output = Path(options.json) if options.json else None
+    if output and not output.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} to.")
+    videos = list(find_videos(options.videos))
+    labels = read_classes(options.classes) if options.classes else None
+
+    import keras
+    from tqdm import tqdm
+
+    from videoswin_keras.classification import VideoPipeline
+    from videoswin_keras.video.decode import VideoError
+
+    with keras.device(options.device) if options.device else contextlib.nullcontext():
+        pipeline = VideoPipeline.load(options.weights, labels)
+        results, failed = [], []
+        for video in tqdm(videos, unit="video", disable=True if len(videos) < 2 else None, file=sys.stderr):
+            try:
+                result = pipeline(video, options.views)
+            except (VideoError, OSError) as error:
+                failed.append({"path": str(video), "error": str(error)})
+                tqdm.write(f"videoswin: skipped: {error}", file=sys.stderr)
+                continue
+            results.append(result.to_dict())
+            tqdm.write(str(video), file=sys.stdout)
+            for label, probability in result.top(options.top):
+                tqdm.write(f"  {100 * probability:6.2f} %  {label}", file=sys.stdout)
+    if output:
+        write_json({"weights": str(options.weights), "results": results, "failed": failed}, output)
+    if not results:
+        print("videoswin: error: none of the videos could be classified.", file=sys.stderr)
+    return 1 if failed or not results else 0
+
+
+def find_videos(paths: list[str]) -> Iterator[Path]:
+    """Yields files as they are given, and the video files within folders, sorted."""
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+            if not found:
+                raise FileNotFoundError(f"There are no video files in the folder {path}.")
+            yield from found
+        else:
+            yield path
+
+
+def read_classes(path: str) -> list[str]:
+    """Reads class names, one per line; empty lines at the end do not count."""
+    names = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
+    empty = [number for number, name in enumerate(names, start=1) if not name.strip()]
+    if empty or not names:
+        raise ValueError(f"{path} must hold one class name per line. Line {(empty or [1])[0]} is empty.")
+    return [name.strip() for name in names]
+
+
+def write_json(content: dict, path: Path) -> None:
+    """Writes JSON by way of a temporary name."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

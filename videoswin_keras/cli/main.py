@@ -1,0 +1,55 @@
+"""`videoswin`: one verb per file; each parses, then calls the library."""
+
+import argparse
+import importlib
+import os
+import sys
+
+import keras
+
+VERBS = ("classify", "convert", "models", "demo")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit code: 0 done, 1 some inputs failed, 2 wrong use or nothing done."""
+    parser = argparse.ArgumentParser(
+        prog="videoswin",
+        description="Video Swin Transformer in Keras 3.",
+        epilog="KERAS_BACKEND chooses the backend: torch, jax or tensorflow.",
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    for name in VERBS:
+        module = importlib.import_module(f"videoswin_keras.cli.{name}")
+        verb = verbs.add_parser(
+            name,
+            help=module.HELP,
+            description=module.HELP,
+            epilog=module.EXAMPLES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(verb)
+        verb.set_defaults(run=module.run)
+    options = parser.parse_args(arguments)
+    if options.version:
+        from importlib.metadata import version
+
+        print(version("videoswin-keras"))
+        return 0
+    if options.verb is None:
+        parser.print_help()
+        return 2
+    try:
+        if "KERAS_BACKEND" not in os.environ:
+            print(f"Backend: {keras.backend.backend()} (KERAS_BACKEND chooses another)", file=sys.stderr)
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("videoswin: stopped.", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        print(f"videoswin: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

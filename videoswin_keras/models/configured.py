@@ -1,0 +1,41 @@
+"""A functional model that is rebuilt from the arguments of its constructor."""
+
+from typing import Any, Self
+
+import keras
+
+from videoswin_keras.nn.composite import quantized_policies, restore_policies
+
+
+class ConfiguredModel(keras.Model):
+    """Base of the library's functional models.
+
+    Keras can only revive a functional subclass whose constructor takes inputs and outputs. These take an
+    architecture instead, keep it in `arguments`, and record what `quantize` did so that it survives saving.
+    """
+
+    def _remember(self, arguments: dict[str, Any], dtype: Any) -> None:
+        """To be called at the end of a constructor, after `super().__init__(inputs, outputs)`."""
+        self.arguments = arguments
+        self.dtype_policy = keras.dtype_policies.get(dtype)
+
+    def get_config(self) -> dict:
+        config = {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            **self.arguments,
+        }
+        policies = quantized_policies(self)
+        return {**config, "quantized": policies} if policies else config
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> Self:
+        config = dict(config)
+        policies = config.pop("quantized", {})
+        dtype = config.get("dtype")
+        if isinstance(dtype, dict):
+            config["dtype"] = keras.dtype_policies.deserialize(dtype)
+        model = cls(**config)
+        restore_policies(model, policies)
+        return model

@@ -1,0 +1,181 @@
+"""Window geometry: pure functions from sizes to windows, shifts, regions and bias indices.
+
+Sizes are (frames, height, width), counted in tokens. Where a size is a Python integer everything is computed
+in numpy, once; where it is a tensor (a TensorFlow graph of unknown size) the same formulas run in the graph.
+
+Source: section 3.2 of arXiv 2106.13230, and the official implementation where the paper is silent.
+"""
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+Size = tuple[Any, Any, Any]  # three integers, or scalar int32 tensors where a size is unknown until run time
+
+MASKED = -100.0  # what the official code adds to a pair of tokens that must not see each other
+
+
+def is_static(*sizes: Any) -> bool:
+    """True where every size is a Python integer, so that geometry can be computed ahead in numpy."""
+    return all(isinstance(size, int) for size in sizes)
+
+
+def check_sides(name: str, sides: Any) -> tuple[int, int, int]:
+    """Returns three positive integers (frames, height, width) as a tuple, or raises ValueError."""
+    try:
+        checked = tuple(int(side) for side in sides)
+    except (TypeError, ValueError):
+        checked = ()
+    if len(checked) != 3 or min(checked) < 1:
+        raise ValueError(f"`{name}` must be three positive integers, (frames, height, width). Received: {sides}.")
+    return checked  # type: ignore[return-value]
+
+
+def ceil_div(size: Any, divisor: Any) -> Any:
+    """Ceiling division of two non-negative sizes; `(-size) % divisor` would break tf2onnx."""
+    return (size + divisor - 1) // divisor
+
+
+def clip_window(size: Size, window_size: tuple[int, int, int], shifted: bool) -> tuple[Size, Size]:
+    """Returns the window and the shift that a feature map of `size` gets.
+
+    Along an axis that is no longer than the window, the window shrinks to the axis and is not shifted.
+    The shift is half the configured window, also where another axis is clipped.
+    """
+    windows, shifts = [], []
+    for length, window in zip(size, window_size, strict=True):
+        shift = window // 2 if shifted else 0
+        if is_static(length):
+            fits = length > window
+            windows.append(window if fits else length)
+            shifts.append(shift if fits else 0)
+        else:
+            windows.append(ops.minimum(length, window))
+            shifts.append(ops.where(length > window, shift, 0) if shift else 0)
+    return tuple(windows), tuple(shifts)  # type: ignore[return-value]
+
+
+def padded_size(size: Size, window: Size) -> Size:
+    """Returns `size` rounded up to whole windows."""
+    return tuple(ceil_div(length, side) * side for length, side in zip(size, window, strict=True))  # type: ignore[return-value]
+
+
+def pad_to(x: Any, size: Size) -> Any:
+    """Pads (batch, frames, height, width, channels) with zeros at the end of each axis, up to `size`."""
+    current = ops.shape(x)[1:4]
+    if is_static(*current, *size) and tuple(current) == tuple(size):
+        return x
+    after = [target - length for target, length in zip(size, current, strict=True)]
+    return ops.pad(x, [(0, 0), *((0, amount) for amount in after), (0, 0)])
+
+
+def crop_to(x: Any, size: Size) -> Any:
+    """Undoes `pad_to`."""
+    current = ops.shape(x)[1:4]
+    if is_static(*current, *size) and tuple(current) == tuple(size):
+        return x
+    frames, height, width = size
+    return x[:, :frames, :height, :width]
+
+
+def roll(x: Any, shift: Size) -> Any:
+    """Rolls (batch, frames, height, width, channels) towards the origin by `shift` tokens along the three axes.
+
+    Written as slices because `ops.roll` does not survive LiteRT export and symbolic JAX shapes.
+    """
+    for axis, amount in enumerate(shift, start=1):
+        if is_static(amount) and amount == 0:
+            continue
+        before = (slice(None),) * axis
+        x = ops.concatenate([x[(*before, slice(amount, None))], x[(*before, slice(0, amount))]], axis=axis)
+    return x
+
+
+def unroll(x: Any, shift: Size) -> Any:
+    """Undoes `roll`."""
+    lengths = ops.shape(x)[1:4]
+    back = [
+        0 if is_static(amount) and amount == 0 else length - amount
+        for length, amount in zip(lengths, shift, strict=True)
+    ]
+    return roll(x, tuple(back))  # type: ignore[arg-type]
+
+
+def partition(x: Any, window: Size, xp: Any = ops) -> Any:
+    """Cuts (batch, frames, height, width, channels) into (batch · windows, tokens, channels).
+
+    Every side must be a multiple of the window's. Windows and the tokens in them run frames first, width last.
+    Two 5-D transposes stand for the usual 8-D one, which LiteRT and TensorRT do not take. `xp` is the array
+    module, `keras.ops` or numpy.
+    """
+    batch, frames, height, width, channels = xp.shape(x)
+    t, h, w = window
+    nt, nh, nw = frames // t, height // h, width // w
+    x = xp.reshape(x, (batch * frames, nh, h, nw, w * channels))
+    x = xp.transpose(x, (0, 1, 3, 2, 4))
+    x = xp.reshape(x, (batch, nt, t, nh * nw, h * w * channels))
+    x = xp.transpose(x, (0, 1, 3, 2, 4))
+    return xp.reshape(x, (batch * nt * nh * nw, t * h * w, channels))
+
+
+def merge(windows: Any, window: Size, size: Size) -> Any:
+    """Undoes `partition`: puts windows back into (batch, frames, height, width, channels) of `size`."""
+    count, _, channels = ops.shape(windows)
+    frames, height, width = size
+    t, h, w = window
+    nt, nh, nw = frames // t, height // h, width // w
+    batch = count // (nt * nh * nw)
+    x = ops.reshape(windows, (batch, nt, nh * nw, t, h * w * channels))
+    x = ops.transpose(x, (0, 1, 3, 2, 4))
+    x = ops.reshape(x, (batch * frames, nh, nw, h, w * channels))
+    x = ops.transpose(x, (0, 1, 3, 2, 4))
+    return ops.reshape(x, (batch, frames, height, width, channels))
+
+
+@functools.lru_cache(maxsize=64)
+def relative_position_index(window_size: tuple[int, int, int]) -> np.ndarray:
+    """Returns int32 (tokens, tokens): the row of the bias table for each pair of tokens of a full window."""
+    sides = [np.arange(side) for side in window_size]
+    positions = np.stack(np.meshgrid(*sides, indexing="ij")).reshape(3, -1)
+    offsets = positions[:, :, None] - positions[:, None, :] + np.array(window_size)[:, None, None] - 1
+    spans = [2 * side - 1 for side in window_size]
+    index = (offsets[0] * spans[1] + offsets[1]) * spans[2] + offsets[2]
+    return index.astype("int32")
+
+
+def num_relative_positions(window_size: tuple[int, int, int]) -> int:
+    """Returns the number of rows of the bias table: (2t - 1)(2h - 1)(2w - 1)."""
+    return math.prod(2 * side - 1 for side in window_size)
+
+
+def seam_mask(padded: Size, window: Size, shift: Size) -> Any | None:
+    """Returns float32 (windows, tokens, tokens): 0 where two tokens may see each other, −100 where not.
+
+    After a cyclic shift the last window along an axis holds tokens from both ends of the clip; they must not
+    attend to each other. None where nothing is shifted.
+    """
+    if is_static(*padded, *window, *shift):
+        return _static_seam_mask(padded, window, shift) if any(shift) else None
+    if is_static(*shift) and not any(shift):
+        return None
+    return _seam_mask(ops, padded, window, shift)
+
+
+@functools.lru_cache(maxsize=64)
+def _static_seam_mask(padded: Size, window: Size, shift: Size) -> np.ndarray:
+    return _seam_mask(np, padded, window, shift)
+
+
+def _seam_mask(xp: Any, padded: Size, window: Size, shift: Size) -> Any:
+    """The formula of `seam_mask` in an array module: numpy, or `keras.ops` for sizes known at run time only."""
+    regions = xp.zeros((1, 1, 1, 1, 1), dtype="int32")
+    for axis, (length, amount) in enumerate(zip(padded, shift, strict=True), start=1):
+        wrapped_around = xp.arange(0, length, dtype="int32") >= length - amount
+        shape = [length if axis == other else 1 for other in range(5)]
+        regions = regions * 2 + xp.reshape(xp.where(wrapped_around, 1, 0), shape)
+    tokens = partition(regions, window, xp)[:, :, 0]
+    differs = xp.expand_dims(tokens, 1) != xp.expand_dims(tokens, 2)
+    return xp.where(differs, np.float32(MASKED), np.float32(0.0))
