@@ -13,6 +13,7 @@ help:
 	@echo "make demo      classify a synthetic video with the small model that ships"
 	@echo "make test      lint, types, and the tests on every backend"
 	@echo "make test-all  the same and the large reference cases"
+	@echo "make notebooks run the notebooks anew, and keep their outputs"
 	@echo "make parity    the table of differences from the official code, on every backend"
 
 setup: $(VENV)/installed
@@ -29,11 +30,12 @@ lint: setup
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# All tests run on one backend; on the others those that compute.
+# All tests run on one backend; on the others those that compute. In two processes: compilers use one core.
+PYTEST := $(BIN)/pytest -n 2
 test: lint
-	KERAS_BACKEND=jax $(BIN)/pytest tests/nn tests/models
-	KERAS_BACKEND=tensorflow $(BIN)/pytest tests/nn tests/models
-	KERAS_BACKEND=torch $(BIN)/pytest
+	KERAS_BACKEND=jax $(PYTEST) tests/nn tests/models -m "not large and not one_backend"
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/nn tests/models -m "not large and not one_backend"
+	KERAS_BACKEND=torch $(PYTEST)
 
 demo: setup
 	$(BIN)/videoswin demo
@@ -43,6 +45,10 @@ parity: setup
 
 test-all: test
 	for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(BIN)/pytest -m large || exit 1; done
+
+# Runs the notebooks anew and keeps their outputs; without oneDNN, which TensorFlow announces in them.
+notebooks: setup
+	cd notebooks && TF_ENABLE_ONEDNN_OPTS=0 ../$(BIN)/jupyter execute --inplace *.ipynb
 
 clean:
 	rm -rf $(VENV) demo

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from contract import check_config, check_gradients, check_policy, check_saving
+from contract import check_config, check_gradients, check_policy, check_saving, compute
 from gradients import outputs_and_gradients, set_seeds
 from keras import ops
 
@@ -23,6 +23,7 @@ from videoswin_keras import (
     VideoSwinT,
 )
 
+TWO_STAGES = {"embed_dim": 8, "depths": (2, 1), "num_heads": (1, 2), "window_size": (2, 3, 3)}
 SMALL = {"embed_dim": 8, "depths": (2, 1, 2, 1), "num_heads": (1, 2, 2, 4), "window_size": (2, 3, 3)}
 ANY = (None, None, None, 3)
 
@@ -149,7 +150,7 @@ def test_any_channels(channels):
 
 def test_changing_sizes_with_one_model():
     """Clips of many shapes in turn, so that every backend's compiled functions are used more than once."""
-    model = small_backbone(pooling="avg")
+    model = small_backbone(pooling="avg", **TWO_STAGES)
     for frames, height, width in ((4, 32, 32), (5, 40, 33), (4, 32, 32), (1, 70, 30), (5, 40, 33)):
         inputs = clip(2, frames, height, width, 3)
         np.testing.assert_allclose(
@@ -169,7 +170,7 @@ def test_features_pooling_and_pyramid():
         pooled = VideoSwinT(ANY, include_top=False, pooling=pooling, **SMALL)
         pooled.set_weights(features.get_weights())
         np.testing.assert_allclose(predict(pooled, inputs), reduce(maps, axis=(1, 2, 3)), atol=1e-5)
-    pyramid = keras.Model(features.inputs, features.pyramid_outputs).predict(inputs, verbose=0)
+    pyramid = keras.Model(features.input, features.pyramid_outputs).predict(inputs, verbose=0)
     assert {name: value.shape for name, value in pyramid.items()} == {
         "stage1": (2, 4, 17, 10, 8),
         "stage2": (2, 4, 9, 5, 16),
@@ -215,8 +216,9 @@ def test_contract(name, tmp_path):
     for policy in ("float32", "mixed_bfloat16", "mixed_float16", "bfloat16"):
         model = MODELS[name](dtype=policy)
         check_policy(model, policy)
-        check_saving(model, clip(1, 4, 32, 40, 3), tmp_path)
-    check_gradients(MODELS[name](), clip(2, 4, 32, 40, 3))
+        if policy in ("float32", "mixed_bfloat16"):  # each layer is saved under every policy in tests/nn
+            check_saving(model, clip(1, 4, 32, 40, 3), tmp_path)
+    check_gradients(MODELS[name](drop_path_rate=0.0), clip(2, 4, 32, 40, 3))
 
 
 def test_lists_become_tuples():
@@ -291,7 +293,7 @@ def test_frozen_stages():
     assert frozen_layers(2) == {"patch_embedding", "stage1", "merging1", "stage2", "merging2"}
     rates = {"drop_path_rate": 0.5, "projection_dropout_rate": 0.5, "attention_dropout_rate": 0.5}
     model = small_backbone(frozen_stages=2, **rates)
-    stage2 = keras.Model(model.inputs, model.pyramid_outputs["stage2"])
+    stage2 = keras.Model(model.input, model.pyramid_outputs["stage2"])
     inputs = clip(4, 4, 32, 32, 3)
     outputs = [ops.convert_to_numpy(stage2(inputs, training=training)) for training in (True, False)]
     np.testing.assert_array_equal(*outputs)  # a frozen stage never drops
@@ -313,7 +315,7 @@ def test_data_loaders(kind):
         import tensorflow as tf
 
         loader = tf.data.Dataset.from_tensor_slices((clips, labels)).batch(2)
-    history = model.fit(loader, verbose=0).history
+    history = model.fit(loader, shuffle=False, verbose=0).history
     assert np.isfinite(history["loss"]).all()
     np.testing.assert_allclose(predict(model, loader), predict(model, clips), atol=1e-6)
 
@@ -343,7 +345,7 @@ def test_rematerialisation_of_a_model_changes_no_gradient():
     def run(use_rematerialization):
         keras.utils.set_random_seed(4)
         rates = {"drop_path_rate": 0.4, "projection_dropout_rate": 0.2, "attention_dropout_rate": 0.2}
-        model = small_classifier(use_rematerialization=use_rematerialization, **rates)
+        model = small_classifier(use_rematerialization=use_rematerialization, **rates, **TWO_STAGES)
         set_seeds(model)
         return outputs_and_gradients(model, clip(3, 5, 40, 40, 3))
 
@@ -387,19 +389,21 @@ def test_rematerialisation_lowers_the_memory_of_training():
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 @pytest.mark.parametrize("nested", [False, True])
 def test_int8_survives_saving(nested, tmp_path):
-    head = keras.layers.Dense(3)
-    model = keras.Sequential([small_backbone(pooling="avg"), head]) if nested else small_classifier(3)
+    if nested:
+        model = keras.Sequential([small_backbone(pooling="avg", **TWO_STAGES), keras.layers.Dense(3)])
+    else:
+        model = small_classifier(3, **TWO_STAGES)
     inputs = clip(2, 4, 40, 32, 3)
-    exact = predict(model, inputs)
+    exact = compute(model, inputs)
     model.quantize("int8")
-    outputs = predict(model, inputs)
+    outputs = compute(model, inputs)
     assert 0 < np.abs(outputs - exact).max() < 0.1 * np.abs(exact).max()
     kernels = sum(variable.dtype == "int8" for variable in model.variables)
-    assert kernels == 4 * 6 + 3 + 1  # four in each of six blocks, three mergings, the head
+    assert kernels == 4 * 3 + 1 + 1  # four in each of three blocks, a merging, the head
     model.save(tmp_path / "model.keras")
     restored = keras.models.load_model(tmp_path / "model.keras")
     assert sum(variable.dtype == "int8" for variable in restored.variables) == kernels
-    np.testing.assert_array_equal(predict(restored, inputs), outputs)
+    np.testing.assert_array_equal(compute(restored, inputs), outputs)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------

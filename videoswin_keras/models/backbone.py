@@ -62,7 +62,7 @@ class VideoSwinBackbone(ConfiguredModel):
     >>> backbone = VideoSwinBackbone((None, None, None, 3), embed_dim=8, num_heads=(1, 1, 2, 4))
     >>> tuple(backbone(np.ones((1, 4, 40, 64, 3), "float32")).shape)
     (1, 2, 2, 2, 64)
-    >>> pyramid = keras.Model(backbone.inputs, backbone.pyramid_outputs)
+    >>> pyramid = keras.Model(backbone.input, backbone.pyramid_outputs)
     >>> tuple(pyramid(np.ones((1, 4, 40, 64, 3), "float32"))["stage2"].shape)
     (1, 2, 5, 8, 16)
 
