@@ -21,7 +21,7 @@ LAYERS = {
     "attention_without_bias": (lambda **k: WindowAttention(2, (2, 3, 3), qkv_bias=False, **k), (6, 18, 8)),
     "block": (lambda **k: VideoSwinBlock(2, (2, 3, 5), **k), (2, 5, 7, 9, 8)),
     "shifted_block": (lambda **k: VideoSwinBlock(2, (2, 3, 5), shifted=True, mlp_ratio=2.0, **k), (2, 5, 7, 9, 8)),
-    "stage": (lambda **k: VideoSwinStage(2, (0.0, 0.1), (2, 3, 3), **k), (1, 4, 6, 6, 8)),
+    "stage": (lambda **k: VideoSwinStage(2, (0.0, 0.1), (2, 3, 3), **k), (4, 4, 6, 6, 8)),
     "patch_embedding": (lambda **k: PatchEmbedding(8, (2, 4, 3), **k), (2, 5, 9, 9, 4)),
     "patch_embedding_without_norm": (lambda **k: PatchEmbedding(8, patch_norm=False, **k), (2, 4, 8, 8, 1)),
     "patch_merging": (lambda **k: PatchMerging(**k), (2, 3, 5, 4, 8)),
