@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         if "KERAS_BACKEND" not in os.environ:
+            os.environ["KERAS_BACKEND"] = keras.backend.backend()  # said once, and the same in what this starts
             print(f"Backend: {keras.backend.backend()} (KERAS_BACKEND chooses another)", file=sys.stderr)
         return options.run(options)
     except KeyboardInterrupt:
