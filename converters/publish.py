@@ -70,7 +70,7 @@ def main() -> int:
     for name in options.names:
         try:
             difference = publish(zoo.find(name), options.output)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: PyTorch's, of keys that do not fit
             failed.append(name)
             print(f"{name}: {error}", file=sys.stderr)
             continue

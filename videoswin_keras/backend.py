@@ -1,9 +1,11 @@
 """Sees to it that Keras starts on a backend that is installed."""
 
+import contextlib
 import importlib.util
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 BACKENDS = ("torch", "jax", "tensorflow")
@@ -38,6 +40,28 @@ def choose_backend() -> str:
         f"{configured} is not installed; Keras runs on {installed[0]} (set KERAS_BACKEND to choose).", file=sys.stderr
     )
     return installed[0]
+
+
+@contextlib.contextmanager
+def device(name: str | None) -> Iterator[None]:
+    """Computes on the device `name` ("cpu", "gpu", "gpu:1", …) within; on the backend's choice where it is None.
+
+    Raises:
+        ValueError: if there is no such device.
+    """
+    if name is None:
+        yield
+        return
+    import keras
+
+    try:
+        with keras.device(name):
+            keras.ops.convert_to_numpy(keras.ops.zeros(1))
+    except Exception as error:  # every backend has its own
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"--device {name}: {keras.backend.backend()} cannot compute there ({reason}).") from error
+    with keras.device(name):
+        yield
 
 
 def _configured() -> str:

@@ -104,22 +104,33 @@ class VideoPipeline:
             FileNotFoundError, CheckpointError: as `load_checkpoint`.
             ValueError: if the model has no classes.
         """
-        entry = zoo.ENTRIES.get(str(weights))
         path = locate(weights)
-        entry = entry or zoo.ENTRIES.get(read_metadata(path).get("name", ""))
-        is_published = entry is not None
+        metadata = read_metadata(path)
+        entry = zoo.ENTRIES.get(str(weights)) or zoo.ENTRIES.get(metadata.get("name", ""))
+        format_ = "videoswin_keras"
         if path.suffix == ".keras":
-            model = keras.models.load_model(path)
+            model = keras.models.load_model(path, compile=False)
         else:
             checkpoint = open_checkpoint(path)
             model = build(checkpoint, include_rescaling=True)
-            is_published = is_published or checkpoint.format != "videoswin_keras"
+            format_ = metadata.get("format", checkpoint.format)  # what it was converted from, or is
         if not isinstance(model, VideoSwinClassifier):
             raise ValueError(f"{weights} has no classes: it is a {type(model).__name__}, not a VideoSwinClassifier.")
-        dataset = entry.dataset if entry else _DATASET_OF_CLASSES.get(model.output_shape[-1])
-        if labels is None and is_published and dataset:
+        height, width = model.input_shape[2:4]
+        if protocol is None and height != width:
+            raise ValueError(
+                f"{weights} takes clips of {height} × {width} pixels only, and crops are square. "
+                "Build it for clips of any size."
+            )
+        dataset = None
+        if entry:
+            dataset = entry.dataset
+        elif format_ != "videoswin_keras":
+            dataset = _DATASET_OF_CLASSES.get(model.output_shape[-1])
+        if labels is None and dataset:
             labels = dataset_labels(dataset)
-        return cls(model, labels, protocol or _protocol(entry, dataset if is_published else None, model))
+        test = "torchvision" if format_ == "torchvision" else dataset
+        return cls(model, labels, protocol or _protocol(entry, test, model))
 
     def __call__(self, path: str | Path, views: int = 1) -> Classification:
         """Classifies one video file.
@@ -137,17 +148,19 @@ class VideoPipeline:
         return Classification(str(path), self.labels, tuple(scores.tolist()), len(clips))
 
     def probabilities(self, clip: np.ndarray) -> np.ndarray:
-        """Returns the probabilities (num_classes,) of one clip, uint8 (frames, height, width, 3), RGB in 0–255."""
+        """Returns the probabilities (num_classes,) of one clip, uint8 (frames, height, width, 3), RGB in 0–255.
+
+        The softmax of the logits; of a model with an activation what it gives.
+        """
         rescales = self.model.backbone.arguments["include_rescaling"]
         pixels = clip if rescales else transforms.normalize(clip)
         outputs = self.model.predict(pixels[None], verbose=0)[0]
-        if self.model.arguments["activation"] == "softmax":
-            return outputs
-        return ops.convert_to_numpy(ops.softmax(outputs))
+        is_linear = keras.activations.get(self.model.arguments["activation"]) is keras.activations.linear
+        return ops.convert_to_numpy(ops.softmax(outputs)) if is_linear else outputs
 
 
-def _protocol(entry: zoo.ZooEntry | None, dataset: str | None, model: VideoSwinClassifier) -> Protocol:
-    """Returns the protocol of a checkpoint: as published, else its dataset's, for clips of the model's own size."""
+def _protocol(entry: zoo.ZooEntry | None, test: str | None, model: VideoSwinClassifier) -> Protocol:
+    """Returns the protocol of a checkpoint: as published, else that named `test`, for clips of the model's own size."""
     frames, height, width = model.input_shape[1:4]
     own = {"clip_frames": frames, "crop": height if height == width else None}
     published: dict[str, Any] = {}
@@ -160,7 +173,7 @@ def _protocol(entry: zoo.ZooEntry | None, dataset: str | None, model: VideoSwinC
             "short_side_full": entry.short_side,
         }
     changes = {name: value for name, value in {**own, **published}.items() if value is not None}
-    name = entry.protocol if entry is not None else dataset
+    name = entry.protocol if entry is not None else test
     return protocols.get(name if name in protocols.PROTOCOLS else "kinetics", **changes)
 
 

@@ -238,6 +238,18 @@ def test_trainable_is_saved(tmp_path):
     assert [variable.path for variable in restored.trainable_variables] == ["head/kernel", "head/bias"]
 
 
+def test_layers_frozen_within_are_saved(tmp_path):
+    model = small_classifier(frozen_stages=1)
+    model.backbone.get_layer("stage2").blocks[0].attention.trainable = False
+    model.backbone.get_layer("stage1").trainable = True
+    paths = [variable.path for variable in model.trainable_variables]
+    model.save(tmp_path / "model.keras")
+    restored = keras.models.load_model(tmp_path / "model.keras")
+    assert [variable.path for variable in restored.trainable_variables] == paths
+    assert not any("stage2/block1/attention/" in path for path in paths)
+    assert any(path.startswith("stage1/") for path in paths)
+
+
 def test_dropped_memory_of_the_optimizer(tmp_path):
     """A compiled model reloads and goes on training."""
     model = small_classifier()
@@ -414,7 +426,11 @@ def test_int8_survives_saving(nested, tmp_path):
     [
         (lambda: VideoSwinBackbone((32, 224, 224)), "must be \\(frames, height, width, channels\\)"),
         (lambda: VideoSwinBackbone((32, 224, 224, None)), "not for channels"),
-        (lambda: VideoSwinBackbone(ANY, depths=(2, 2)), "one entry per stage"),
+        (lambda: VideoSwinBackbone(ANY, depths=(2, 2)), "one positive entry per stage"),
+        (lambda: VideoSwinBackbone(ANY, depths=(), num_heads=()), "one positive entry per stage"),
+        (lambda: VideoSwinBackbone(ANY, depths=(0, 1), num_heads=(1, 1)), "one positive entry per stage"),
+        (lambda: VideoSwinBackbone((0, 32, 32, 3)), "must be at least 1, or None"),
+        (lambda: VideoSwinT(ANY, num_classes=None, **SMALL), "an integer, at least 1"),
         (lambda: small_backbone(frozen_stages=5), "from -1 to 4"),
         (lambda: small_backbone(pooling="mean"), "one of \\['avg', 'max'\\]"),
         (lambda: VideoSwinClassifier(small_backbone(pooling="avg"), 3), "pooling=None"),

@@ -103,7 +103,7 @@ def download(
     Traceback (most recent call last):
     DownloadError: Downloading ftp://example.org/model.pth failed: only http and https addresses can be downloaded.
     """
-    target = Path(directory) / _file_name(url)
+    target = Path(directory) / file_name(url)
     if _is_whole(target, sha256_prefix):
         return target
     part, lock = (target.with_name(target.name + ending) for ending in (".part", ".lock"))
@@ -127,7 +127,12 @@ def download(
     return target
 
 
-def _file_name(url: str) -> str:
+def file_name(url: str) -> str:
+    """Returns the name of the downloaded file: eight digits that tell addresses apart, and the last part of the path.
+
+    Raises:
+        DownloadError: if `url` is no http or https address of a file.
+    """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise _failure(url, "only http and https addresses can be downloaded.")

@@ -4,6 +4,7 @@ import io
 import pickle
 import warnings
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,13 @@ from typing import Any
 import h5py
 import numpy as np
 
+from videoswin_keras.checkpoints import unpickling
 from videoswin_keras.checkpoints.errors import CheckpointError
+from videoswin_keras.checkpoints.unpickling import Array
 
-# What a PaddlePaddle parameter file is made of. Everything else a pickle asks for is refused.
-_PICKLE_GLOBALS = {
-    ("builtins", "tuple"),
-    ("collections", "OrderedDict"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy._core.numeric", "_frombuffer"),
-    ("numpy.core.numeric", "_frombuffer"),
-}
+# A dataset or archive that claims more than this many times what is stored of it is a bomb, not weights.
+_LARGEST_EXPANSION = 100
+_SMALL = 2**24  # bytes that anything may claim
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
@@ -82,6 +75,8 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         import torch
     except ImportError as error:
         raise ImportError(f"Reading the PyTorch file {path} needs PyTorch: pip install torch") from error
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        raise ImportError(f"Reading {path} safely needs PyTorch 2.6 or newer, this is {torch.__version__}.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of an unusual pickle protocol: it is read, or refused below
@@ -105,7 +100,10 @@ def _weights(content: Any, path: Path, tensor: type) -> dict[str, Any]:
     others = [f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, tensor)]
     if others:
         raise CheckpointError(f"{path}: among the weights are things that are no tensors: {', '.join(others[:10])}.")
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+    names = [str(name).removeprefix("module.") for name in content]
+    if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+        raise CheckpointError(f"{path} holds some tensors twice, with and without `module.`: {', '.join(twice[:10])}.")
+    return dict(zip(names, content.values(), strict=True))
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -120,8 +118,12 @@ def _read_hdf5(path: Path | io.BytesIO) -> dict[str, np.ndarray]:
     tensors: dict[str, np.ndarray] = {}
 
     def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            tensors[name] = item[()]
+        if not isinstance(item, h5py.Dataset) or name.startswith("optimizer/"):
+            return
+        if item.external or item.is_virtual:
+            raise CheckpointError(f"{name} lies in another file: it was refused.")
+        _check_expansion(name, item.nbytes, item.id.get_storage_size())
+        tensors[name] = item[()]
 
     with h5py.File(path, "r") as file:
         file.visititems(visit)
@@ -130,31 +132,20 @@ def _read_hdf5(path: Path | io.BytesIO) -> dict[str, np.ndarray]:
 
 def _read_keras(path: Path) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
-        return _read_hdf5(io.BytesIO(archive.read("model.weights.h5")))
+        weights = archive.getinfo("model.weights.h5")
+        _check_expansion(weights.filename, weights.file_size, weights.compress_size)
+        return _read_hdf5(io.BytesIO(archive.read(weights)))
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Builds numpy arrays and plain containers, nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("_codecs", "encode"):
-            return _encode_latin1
-        if (module, name) not in _PICKLE_GLOBALS:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
-
-
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    """What numpy's pickles of protocol 2 call for their bytes; no other codec is served."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it asks for the codec {encoding}")
-    return text.encode("latin1")
+def _check_expansion(name: str, claimed: int, stored: int) -> None:
+    if claimed > max(_SMALL, _LARGEST_EXPANSION * stored):
+        raise CheckpointError(f"{name} claims {claimed} bytes, of which the file holds {stored}: it was refused.")
 
 
 def _read_paddle(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
-            content = _ArrayUnpickler(file).load()
+            content = unpickling.load(file)
     except pickle.UnpicklingError as error:
         raise _refused(path, _first_line(error)) from error
     if not isinstance(content, dict):
@@ -164,12 +155,10 @@ def _read_paddle(path: Path) -> dict[str, np.ndarray]:
     content = {
         name: value[1] if isinstance(value, tuple) and len(value) == 2 else value for name, value in content.items()
     }
-    others = [
-        f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, np.ndarray)
-    ]
+    others = [f"{name} ({type(value).__name__})" for name, value in content.items() if not isinstance(value, Array)]
     if others:
         raise CheckpointError(f"{path}: among the weights are things that are no arrays: {', '.join(others[:10])}.")
-    return content
+    return {name: value.value for name, value in content.items()}
 
 
 def _as_float32(value: np.ndarray) -> np.ndarray:

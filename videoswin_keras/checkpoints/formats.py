@@ -21,6 +21,7 @@ from videoswin_keras.checkpoints.layout import (
 from videoswin_keras.nn import windows
 
 DEFAULT_WINDOW = (8, 7, 7)  # of every model inflated from an image Swin
+PUBLISHED_WINDOWS = (DEFAULT_WINDOW, (16, 7, 7))
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,12 @@ def recognise(tensors: State, window_size: tuple[int, int, int] | None = None) -
 
     Args:
         tensors: What `files.read` returned.
-        window_size: The window an image Swin is inflated to; default (8, 7, 7). Of the other formats the window is
-            the checkpoint's own.
+        window_size: The window an image Swin is inflated to; default (8, 7, 7). The other formats have a window of
+            their own; only where a checkpoint does not say which, and its bias tables fit this one, it is this one.
 
     Raises:
-        CheckpointError: if the keys are of no known format.
+        CheckpointError: if the keys are of no known format, or the window can be told neither from the checkpoint nor
+            from `window_size`.
     """
     name = next((name for name, (matches, _) in FORMATS.items() if matches(tensors)), None)
     if name is None:
@@ -56,21 +58,30 @@ def recognise(tensors: State, window_size: tuple[int, int, int] | None = None) -
         window = window_size or DEFAULT_WINDOW
         state = adaptation.inflate(state, window)
     else:
-        window = _window(state, buffers)
+        window = _window(state, buffers, window_size)
     return Checkpoint(name, infer(state, window), state)
 
 
-def _window(state: State, others: State) -> tuple[int, int, int]:
-    """Returns the window of a 3D checkpoint: from what it saved, or the likeliest that its bias tables allow."""
+def _window(state: State, buffers: State, stated: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """Returns the window of a 3D checkpoint: what it saved, else the stated or a published one of as many rows."""
     rows = Counter(len(value) for key, value in state.items() if key.endswith(TABLE) and value.ndim == 2)
     if not rows:
         raise CheckpointError("The checkpoint has no relative position bias tables. Is the file complete?")
+    most = rows.most_common(1)[0][0]
     stored = [state.pop(key) for key in list(state) if key.endswith("window_size")]
     saved = {windows.check_sides("window_size", sides) for sides in stored}
-    saved |= {window_of_index(index, rows.most_common(1)[0][0]) for index in _distinct(others)}
+    saved |= {window_of_index(index, most) for index in _distinct(buffers)}
     if len(saved) > 1:
         raise CheckpointError(f"The checkpoint's blocks have different windows: {sorted(saved)}. One is supported.")
-    return saved.pop() if saved else windows_with_rows(rows.most_common(1)[0][0])[0]
+    candidates = [*saved] or [*([stated] if stated else []), *PUBLISHED_WINDOWS]
+    for window in candidates:
+        if saved or windows.num_relative_positions(window) == most:
+            return window
+    raise CheckpointError(
+        f"The checkpoint does not say its window, and {most} rows of a bias table fit many: "
+        f"{', '.join(map(str, windows_with_rows(most)[:5]))}, …. Build the model with the right one and use "
+        "`load_checkpoint`, or pass it as `window_size` to `convert`."
+    )
 
 
 def _distinct(buffers: State) -> list[np.ndarray]:
@@ -85,12 +96,10 @@ def _rename(state: State, *patterns: tuple[str, str | Callable]) -> State:
     """Returns `state` with each pattern of a whole key replaced, the first that matches."""
     renamed: State = {}
     for key, value in state.items():
-        for pattern, replacement in patterns:
-            if re.search(pattern, key):
-                renamed[re.sub(pattern, replacement, key)] = value
-                break
-        else:
-            renamed[key] = value
+        name = next((re.sub(old, new, key) for old, new in patterns if re.search(old, key)), key)
+        if name in renamed:
+            raise CheckpointError(f"The checkpoint holds {name} twice, under two names.")
+        renamed[name] = value
     return renamed
 
 

@@ -1,13 +1,12 @@
 """From the name, address or file of a checkpoint to its values: the one path that every caller takes."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 from videoswin_keras.checkpoints import files, own, zoo
 from videoswin_keras.checkpoints.assign import adapt, assign
-from videoswin_keras.checkpoints.download import cache_directory, download, locked
+from videoswin_keras.checkpoints.download import cache_directory, download, file_name, locked
 from videoswin_keras.checkpoints.formats import Checkpoint, recognise
 from videoswin_keras.checkpoints.layout import Architecture
 
@@ -64,13 +63,14 @@ def locate(source: str | Path, architecture: str | None = None) -> Path:
     """
     text = os.fspath(source)
     if text.startswith(("http://", "https://")):
-        name = f"{Path(text).stem}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-        return _converted(name, text, None, {"url": text})
-    if Path(text).exists():
+        return _converted(Path(file_name(text)).stem, text, None, {})
+    if Path(text).is_file():
         return Path(text)
     try:
         entry = zoo.find(text, architecture)
     except ValueError as error:
+        if Path(text).is_dir():
+            raise FileNotFoundError(f"{text} is a folder, not a checkpoint file.") from error
         raise FileNotFoundError(f"{text!r} is neither a file nor a checkpoint of the zoo. {error}") from error
     if entry.file is not None:
         return entry.path
@@ -78,11 +78,19 @@ def locate(source: str | Path, architecture: str | None = None) -> Path:
 
 
 def _converted(name: str, url: str, sha256_prefix: str | None, metadata: dict[str, Any]) -> Path:
-    """Returns `name.weights.h5` in the cache, downloading and converting it the first time."""
+    """Returns the converted checkpoint in the cache, downloading and converting it the first time.
+
+    An image Swin stays as it is: it can be inflated to any window, and only the model says to which.
+    """
     path = cache_directory() / f"{name}.weights.h5"
+    if path.is_file():  # before the lock, which a folder that cannot be written to would refuse
+        return path
     with locked(path.with_suffix(".lock")):  # a second process waits, and finds the file
-        if not path.exists():
+        if not path.is_file():
             downloaded = download(url, cache_directory(), sha256_prefix)
-            own.write(adapt(open_checkpoint(downloaded)), path, metadata)
+            checkpoint = open_checkpoint(downloaded)
+            if checkpoint.format.startswith("image_swin"):
+                return downloaded
+            own.write(adapt(checkpoint), path, {**metadata, "format": checkpoint.format})
             downloaded.unlink()
     return path

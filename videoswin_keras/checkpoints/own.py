@@ -1,6 +1,6 @@
 """Writes a checkpoint as the `.weights.h5` that Keras itself writes for this library's models.
 
-No model has to be built for it, hence no backend: converting works wherever h5py does.
+No model has to be built for it.
 """
 
 import json

@@ -1,7 +1,6 @@
 """`videoswin classify`: what is seen in video files."""
 
 import argparse
-import contextlib
 import json
 import os
 import sys
@@ -51,28 +50,31 @@ def run(options: argparse.Namespace) -> int:
     videos = list(find_videos(options.videos))
     labels = read_classes(options.classes) if options.classes else None
 
-    import keras
     from tqdm import tqdm
 
+    from videoswin_keras.backend import device
     from videoswin_keras.classification import VideoPipeline
     from videoswin_keras.video.decode import VideoError
 
-    with keras.device(options.device) if options.device else contextlib.nullcontext():
+    results: list[dict] = []
+    failed: list[dict] = []
+    with device(options.device):
         pipeline = VideoPipeline.load(options.weights, labels)
-        results, failed = [], []
-        for video in tqdm(videos, unit="video", disable=True if len(videos) < 2 else None, file=sys.stderr):
-            try:
-                result = pipeline(video, options.views)
-            except (VideoError, OSError) as error:
-                failed.append({"path": str(video), "error": str(error)})
-                tqdm.write(f"videoswin: skipped: {error}", file=sys.stderr)
-                continue
-            results.append(result.to_dict())
-            tqdm.write(str(video), file=sys.stdout)
-            for label, probability in result.top(options.top):
-                tqdm.write(f"  {100 * probability:6.2f} %  {label}", file=sys.stdout)
-    if output:
-        write_json({"weights": str(options.weights), "results": results, "failed": failed}, output)
+        try:
+            for video in tqdm(videos, unit="video", disable=True if len(videos) < 2 else None, file=sys.stderr):
+                try:
+                    result = pipeline(video, options.views)
+                except (VideoError, OSError) as error:
+                    failed.append({"path": str(video), "error": str(error)})
+                    tqdm.write(f"videoswin: skipped: {error}", file=sys.stderr)
+                    continue
+                results.append(result.to_dict())
+                tqdm.write(str(video), file=sys.stdout)
+                for label, probability in result.top(options.top):
+                    tqdm.write(f"  {100 * probability:6.2f} %  {label}", file=sys.stdout)
+        finally:  # what there is, even after Ctrl-C
+            if output:
+                write_json({"weights": str(options.weights), "results": results, "failed": failed}, output)
     if not results:
         print("videoswin: error: none of the videos could be classified.", file=sys.stderr)
     return 1 if failed or not results else 0

@@ -40,7 +40,8 @@ class VideoSwinBackbone(ConfiguredModel):
         drop_path_rate: Float in [0, 1). Stochastic depth of the last block; rates rise linearly from 0.
         layer_norm_epsilon: Float. Epsilon of every layer normalisation.
         frozen_stages: Integer. −1 freezes nothing, 0 the patch embedding, n also the first n stages with the
-            merging after each. What is frozen has no trainable weights and never drops anything.
+            merging after each. What is frozen has no trainable weights and never drops anything. (Setting
+            `trainable` of the whole model later sets it for the frozen stages too, as everywhere in Keras.)
         include_rescaling: Whether clips are RGB in 0–255 (uint8 or float), to be normalised in the model.
             Otherwise they are expected normalised: (RGB − mean) / std, see `PixelNormalization`.
         pooling: None for feature maps, "avg" or "max" for one vector per clip.
@@ -99,10 +100,12 @@ class VideoSwinBackbone(ConfiguredModel):
                 "`input_shape` must be (frames, height, width, channels), with None for sides that vary but not for "
                 f"channels. Received: {input_shape}."
             )
-        if len(depths) != len(num_heads):
+        if any(side is not None and side < 1 for side in input_shape):
+            raise ValueError(f"Every side of `input_shape` must be at least 1, or None. Received: {input_shape}.")
+        if not depths or len(depths) != len(num_heads) or min((*depths, *num_heads)) < 1:
             raise ValueError(
-                f"`depths` and `num_heads` must have one entry per stage. Received: depths={depths}, "
-                f"num_heads={num_heads}."
+                "`depths` and `num_heads` must have one positive entry per stage. "
+                f"Received: depths={depths}, num_heads={num_heads}."
             )
         if not -1 <= frozen_stages <= len(depths):
             raise ValueError(f"`frozen_stages` must be from -1 to {len(depths)}. Received: {frozen_stages}.")

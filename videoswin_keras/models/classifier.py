@@ -52,11 +52,13 @@ class VideoSwinClassifier(ConfiguredModel):
     ):
         if isinstance(backbone, dict):
             backbone = keras.saving.deserialize_keras_object(backbone)
+        if not isinstance(backbone, VideoSwinBackbone):
+            raise TypeError(f"`backbone` must be a VideoSwinBackbone. Received: {type(backbone).__name__}.")
         if len(backbone.output.shape) != 5:
             raise ValueError("The backbone of a classifier must have `pooling=None`: the classifier pools.")
-        if num_classes < 1:
+        if not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(
-                f"`num_classes` must be at least 1. Received: {num_classes}. Use the backbone for features."
+                f"`num_classes` must be an integer, at least 1. Received: {num_classes}. Use the backbone for features."
             )
         dtype = keras.dtype_policies.get(dtype)
         x = pool(pooling, dtype)(backbone(backbone.input))

@@ -11,7 +11,8 @@ class ConfiguredModel(keras.Model):
     """Base of the library's functional models.
 
     Keras can only revive a functional subclass whose constructor takes inputs and outputs. These take an
-    architecture instead, keep it in `arguments`, and record what `quantize` did so that it survives saving.
+    architecture instead, keep it in `arguments`, and record which layers are frozen and what `quantize` did, so that
+    both survive saving.
     """
 
     def _remember(self, arguments: dict[str, Any], dtype: Any) -> None:
@@ -26,16 +27,24 @@ class ConfiguredModel(keras.Model):
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             **self.arguments,
         }
-        policies = quantized_policies(self)
-        return {**config, "quantized": policies} if policies else config
+        if policies := quantized_policies(self):
+            config["quantized"] = policies
+        layers = self._flatten_layers(include_self=False)
+        if frozen := [position for position, layer in enumerate(layers) if not layer.trainable]:
+            config["frozen_layers"] = frozen
+        return config
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Self:
         config = dict(config)
         policies = config.pop("quantized", {})
+        frozen = set(config.pop("frozen_layers", ()))
         dtype = config.get("dtype")
         if isinstance(dtype, dict):
             config["dtype"] = keras.dtype_policies.deserialize(dtype)
         model = cls(**config)
         restore_policies(model, policies)
+        for position, layer in enumerate(model._flatten_layers(include_self=False)):  # each before those within it
+            if layer.trainable == (position in frozen):
+                layer.trainable = position not in frozen
         return model

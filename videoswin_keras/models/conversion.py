@@ -10,26 +10,28 @@ from videoswin_keras.checkpoints.formats import Checkpoint
 from videoswin_keras.checkpoints.load import locate, open_checkpoint
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.classifier import VideoSwinClassifier
+from videoswin_keras.models.variants import SIZES
 
 
 def from_checkpoint(
     source: str | Path,
-    input_shape: tuple[int | None, int | None, int | None] = (None, None, None),
+    input_shape: tuple[int | None, ...] = (None, None, None),
     **kwargs: Any,
 ) -> VideoSwinClassifier | VideoSwinBackbone:
     """Builds the model that a checkpoint is of, and loads it: nobody has to say which model it is.
 
     Args:
-        source: What `load_checkpoint` takes.
-        input_shape: (frames, height, width) of a clip; None for each side that may vary.
-        **kwargs: Arguments of `VideoSwinBackbone` that do not change its weights: `include_rescaling`, `dtype`,
-            `drop_path_rate`, `frozen_stages`, ….
+        source: What `load_checkpoint` takes, but for whole `.keras` models.
+        input_shape: (frames, height, width) of a clip, with or without channels; None for each side that may vary.
+        **kwargs: Arguments of `VideoSwinBackbone` and `VideoSwinClassifier` that do not change the weights:
+            `include_rescaling`, `dtype`, `drop_path_rate` (default: that of the size), `activation`, `name`, ….
 
     Returns:
         A `VideoSwinClassifier`, or a `VideoSwinBackbone` where the checkpoint has no head.
 
     Raises:
         FileNotFoundError, CheckpointError: as `load_checkpoint`.
+        ValueError: if `source` is a whole `.keras` model.
 
     Example:
 
@@ -38,21 +40,42 @@ def from_checkpoint(
     >>> model.output_shape
     (None, 8)
     """
-    return build(open_checkpoint(source), input_shape, **kwargs)
+    path = locate(source)
+    checkpoint = open_checkpoint(path)
+    if path.suffix == ".keras":
+        raise ValueError(
+            f"{path} is a whole model, with a configuration that its weights alone do not have: load it with "
+            "`keras.models.load_model`, or its weights into a model of yours with `load_checkpoint`."
+        )
+    return build(checkpoint, input_shape, **kwargs)
 
 
 def build(
-    checkpoint: Checkpoint,
-    input_shape: tuple[int | None, int | None, int | None] = (None, None, None),
-    **kwargs: Any,
+    checkpoint: Checkpoint, input_shape: tuple[int | None, ...] = (None, None, None), **kwargs: Any
 ) -> VideoSwinClassifier | VideoSwinBackbone:
     """Returns the model of `checkpoint` with its weights; see `from_checkpoint`."""
     architecture = checkpoint.architecture
-    model: VideoSwinClassifier | VideoSwinBackbone = VideoSwinBackbone(
-        (*input_shape, architecture.channels), **architecture.backbone_arguments(), **kwargs
+    if len(input_shape) == 4 and input_shape[3] != architecture.channels:
+        raise ValueError(f"The checkpoint takes {architecture.channels} channels. Received: input_shape={input_shape}.")
+    shape: Any = (*input_shape[:3], architecture.channels)
+    size = next(
+        (
+            size
+            for size in SIZES.values()
+            if size["depths"] == architecture.depths and size["embed_dim"] == architecture.embed_dim
+        ),
+        {},
     )
-    if architecture.num_classes is not None:
-        model = VideoSwinClassifier(model, architecture.num_classes, dtype=kwargs.get("dtype"))
+    drop_path_rate = {"drop_path_rate": size["drop_path_rate"]} if size else {}
+    arguments = architecture.backbone_arguments() | drop_path_rate | kwargs
+    model: VideoSwinClassifier | VideoSwinBackbone
+    if architecture.num_classes is None:
+        model = VideoSwinBackbone(shape, **arguments)
+    else:
+        of_head = ("pooling", "dropout_rate", "activation", "name")
+        head = {name: arguments.pop(name) for name in of_head if name in arguments}
+        shared = {name: arguments[name] for name in ("dtype", "trainable") if name in arguments}
+        model = VideoSwinClassifier(VideoSwinBackbone(shape, **arguments), architecture.num_classes, **head, **shared)
     assign(model, checkpoint)
     return model
 
@@ -71,7 +94,7 @@ def convert(
         output: A file name: `*.weights.h5` for weights, `*.keras` for a whole model that takes clips of any size.
             It is replaced only once the conversion has succeeded.
         window_size: Another window, to which the bias tables are resampled; default: the checkpoint's own, and
-            (8, 7, 7) for an image Swin.
+            (8, 7, 7) for an image Swin. Of a checkpoint that does not say its window, this is the window.
         channels: Another number of channels of a clip, to which the patch embedding is adapted.
         drop_head: Whether to leave the head away.
 
@@ -80,7 +103,7 @@ def convert(
 
     Raises:
         FileNotFoundError, CheckpointError: as `load_checkpoint`; no output file is left or changed.
-        ValueError: if `output` has another ending.
+        ValueError: if `output` has another ending, or both are whole `.keras` models.
     """
     output = Path(output)
     if not output.name.endswith((".weights.h5", ".keras")):
@@ -88,6 +111,8 @@ def convert(
     if not output.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} to.")
     path = locate(source)
+    if path.suffix == output.suffix == ".keras":
+        raise ValueError(f"{path} is a whole model already. To keep only its weights, write a .weights.h5.")
     checkpoint = adapt(open_checkpoint(path, window_size), drop_head, window_size, channels)
     if output.name.endswith(".weights.h5"):
         own.write(checkpoint, output, {"format": checkpoint.format, "source": path.name, **own.read_metadata(path)})

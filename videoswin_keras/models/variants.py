@@ -75,6 +75,7 @@ def _variant(size: str) -> Callable[..., Model]:
         dtype: Any = None,
         **kwargs: Any,
     ) -> Model:
+        trainable = kwargs.pop("trainable", True)
         backbone = VideoSwinBackbone(
             input_shape,
             window_size=window_size,
@@ -96,6 +97,8 @@ def _variant(size: str) -> Callable[..., Model]:
                 name=name,
                 dtype=dtype,
             )
+        if not trainable:
+            model.trainable = False
         if weights is not None:
             load_checkpoint(model, locate(weights, size), fresh_head, resample_window, adapt_channels)
         return model

@@ -84,7 +84,7 @@ def crop_to(x: Any, size: Size) -> Any:
 def roll(x: Any, shift: Size) -> Any:
     """Rolls (batch, frames, height, width, channels) towards the origin by `shift` tokens along the three axes.
 
-    Written as slices because `ops.roll` does not survive LiteRT export and symbolic JAX shapes.
+    Written as slices because `ops.roll` does not survive LiteRT export.
     """
     for axis, amount in enumerate(shift, start=1):
         if is_static(amount) and amount == 0:
@@ -164,7 +164,7 @@ def seam_mask(padded: Size, window: Size, shift: Size) -> Any | None:
     return _seam_mask(ops, padded, window, shift)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=8)  # as many as a model needs; at 224 pixels the largest has 75 MB
 def _static_seam_mask(padded: Size, window: Size, shift: Size) -> np.ndarray:
     return _seam_mask(np, padded, window, shift)
 

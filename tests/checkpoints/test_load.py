@@ -1,0 +1,195 @@
+"""From a name, an address or a file to a model, with a server of our own in the place of the publishers'."""
+
+import functools
+import threading
+from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import keras
+import numpy as np
+import peers
+import pytest
+import reference
+import sources
+import torch
+
+import videoswin_keras
+from videoswin_keras import VideoSwinBackbone, VideoSwinClassifier, convert, from_checkpoint, load_checkpoint
+from videoswin_keras.checkpoints import load, zoo
+from videoswin_keras.checkpoints.download import cache_directory
+from videoswin_keras.checkpoints.errors import CheckpointError
+from videoswin_keras.classification import VideoPipeline
+
+NANO = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8), "window_size": (4, 3, 5)}
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        self.server.count += 1
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serves the folder `served`; `count` is how many requests there were."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    server.count, server.folder, server.url = 0, folder, f"http://127.0.0.1:{server.server_port}"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def clean_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return reference.official_state("nano_window435")
+
+
+@pytest.mark.usefixtures("clean_cache")
+def test_an_address_is_downloaded_and_converted_once(server, nano):
+    path = sources.write_source("official", nano, server.folder)
+    url = f"{server.url}/{path.name}?Signature=secret&file=x.pth"
+    model = from_checkpoint(url)
+    requests = server.count
+    assert requests > 0
+    again = from_checkpoint(url)
+    assert server.count == requests
+    for first, second in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
+    (kept,) = [file.name for file in cache_directory().iterdir()]
+    assert kept.endswith(".weights.h5")
+    assert "secret" not in kept
+
+
+@pytest.mark.usefixtures("clean_cache")
+def test_a_name_of_the_zoo(server, nano, monkeypatch):
+    path = sources.write_source("official", nano, server.folder)
+    entry = replace(zoo.find("tiny_kinetics400"), url=f"{server.url}/{path.name}", sha256_prefix=None)
+    monkeypatch.setitem(zoo.ENTRIES, "tiny_kinetics400", entry)
+    arguments = {**NANO, "num_classes": 10}
+    model = videoswin_keras.VideoSwinT((None, None, None, 3), weights="kinetics400", **arguments)
+    expected = VideoSwinClassifier(VideoSwinBackbone((None, None, None, 3), **NANO), 10)
+    load_checkpoint(expected, path)
+    for first, second in zip(model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.usefixtures("clean_cache")
+def test_an_image_swin_by_address_is_the_one_by_path(server, tmp_path):
+    """It is kept as it is: the cache must not fix the window it is inflated to."""
+    path = server.folder / "swin.pth"
+    torch.save(peers.swin_t().state_dict(), path)
+    for window in ((8, 7, 7), (4, 5, 5)):
+        by_path = convert(path, tmp_path / "path.weights.h5", window_size=window)
+        by_url = convert(f"{server.url}/{path.name}", tmp_path / "url.weights.h5", window_size=window)
+        assert by_path.architecture == by_url.architecture
+        for key, value in by_path.state.items():
+            np.testing.assert_array_equal(value, by_url.state[key], err_msg=key)
+
+
+@pytest.mark.usefixtures("clean_cache")
+def test_what_is_in_a_cache_that_cannot_be_written_to(server, nano, monkeypatch):
+    path = sources.write_source("official", nano, server.folder)
+    load.locate(f"{server.url}/{path.name}")
+
+    def refuse(_):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(load, "locked", refuse)
+    assert load.locate(f"{server.url}/{path.name}").is_file()
+
+
+def test_a_folder_does_not_hide_a_name(tmp_path, monkeypatch):
+    (tmp_path / "pico_moving_shapes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert load.locate("pico_moving_shapes").is_file()
+
+
+def test_what_a_fitted_model_saves(nano, tmp_path):
+    """`ModelCheckpoint` writes the optimizer and the metrics too."""
+    path = sources.write_source("official", nano, tmp_path)
+    model = from_checkpoint(path, input_shape=(None, None, None, 3))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    clips = np.random.default_rng(0).normal(size=(2, 4, 32, 32, 3)).astype("float32")
+    model.fit(clips, np.array([1, 2]), verbose=0)
+    model.save_weights(tmp_path / "fitted.weights.h5")
+    model.save(tmp_path / "fitted.keras")
+    for restored in (
+        from_checkpoint(tmp_path / "fitted.weights.h5"),
+        VideoSwinClassifier.from_config(model.get_config()),
+    ):
+        load_checkpoint(restored, tmp_path / "fitted.keras")
+        for first, second in zip(restored.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(first, second)
+
+
+def test_a_whole_model_is_not_taken_for_its_weights(tmp_path):
+    """Weights alone would lose the pooling, silently."""
+    backbone = VideoSwinBackbone((None, None, None, 3), embed_dim=8, depths=(1, 1), num_heads=(1, 1))
+    VideoSwinClassifier(backbone, 3, pooling="max").save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="is a whole model"):
+        from_checkpoint(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="is a whole model"):
+        convert(tmp_path / "model.keras", tmp_path / "out.keras")
+    convert(tmp_path / "model.keras", tmp_path / "out.weights.h5")
+
+
+def test_arguments_that_change_no_weight(nano, tmp_path):
+    path = sources.write_source("official", nano, tmp_path)
+    model = from_checkpoint(
+        path, (None, None, None, 3), activation="softmax", pooling="max", name="mine", trainable=False
+    )
+    assert model.name == "mine"
+    assert model.arguments["activation"] == "softmax"
+    assert model.arguments["pooling"] == "max"
+    assert not model.trainable_variables
+    with pytest.raises(ValueError, match="3 channels"):
+        from_checkpoint(path, (None, None, None, 1))
+
+
+@pytest.mark.parametrize("source", ["official", "torchvision"])
+def test_names_and_protocol_survive_conversion(source, tmp_path):
+    """400 classes in a published format are those of Kinetics-400; torchvision tests in a way of its own."""
+    state = dict(reference.official_state("nano_window435"))
+    rng = np.random.default_rng(0)
+    for key in ("cls_head.fc_cls.weight", "cls_head.fc_cls.bias"):
+        state[key] = rng.normal(size=(400, *state[key].shape[1:])).astype("float32")
+    path = sources.write_source(source, state, tmp_path)
+    convert(path, tmp_path / "converted.weights.h5")
+    for weights in (path, tmp_path / "converted.weights.h5"):
+        pipeline = VideoPipeline.load(weights)
+        assert pipeline.labels[:2] == ("abseiling", "air drumming")
+        assert pipeline.protocol.num_views == 12
+        assert pipeline.protocol.num_crops == (1 if source == "torchvision" else 3)
+
+
+def test_probabilities_of_models_with_an_activation():
+    logits = from_checkpoint("pico_moving_shapes", include_rescaling=True)
+    clip = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), "uint8")
+    expected = VideoPipeline(logits).probabilities(clip)
+    assert expected.sum() == pytest.approx(1, abs=1e-5)
+    for activation in ("softmax", keras.activations.softmax):
+        model = VideoSwinClassifier(logits.backbone, 8, activation=activation)
+        model.get_layer("head").set_weights(logits.get_layer("head").get_weights())
+        np.testing.assert_allclose(VideoPipeline(model).probabilities(clip), expected, atol=1e-6)
+
+
+def test_a_model_of_clips_that_are_not_square(tmp_path):
+    backbone = VideoSwinBackbone((4, 32, 40, 3), embed_dim=8, depths=(1, 1), num_heads=(1, 1))
+    VideoSwinClassifier(backbone, 3).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="32 × 40"):
+        VideoPipeline.load(tmp_path / "model.keras")
+
+
+def test_two_names_for_one_tensor(nano, tmp_path):
+    sources.write_torch({**nano, "backbone.norm3.weight": nano["backbone.norm.weight"]}, tmp_path / "a.pth")
+    sources.write_torch({**nano, "module.backbone.norm.weight": nano["backbone.norm.weight"]}, tmp_path / "b.pth")
+    for name in ("a.pth", "b.pth"):
+        with pytest.raises(CheckpointError, match="twice"):
+            convert(tmp_path / name, tmp_path / "out.weights.h5")

@@ -1,0 +1,93 @@
+"""Reads the arrays of a plain pickle without running anything that the pickle names.
+
+A pickle is a program: it names functions and calls them with arguments of its choice, and even numpy's own
+constructors do harm with the wrong ones. So no function of numpy's is served either. What the pickle calls are
+stand-ins that keep the arguments; the arrays are made from these afterwards, and only of numbers.
+"""
+
+import pickle
+import re
+from collections import OrderedDict
+from typing import Any, BinaryIO
+
+import numpy as np
+
+
+class _DType:
+    """Stands in for `numpy.dtype`."""
+
+    def __init__(self, code: Any, align: Any = False, copy: Any = False):
+        if not (isinstance(code, str) and re.fullmatch(r"[<>|=]?(f[248]|[iu][1248]|b1)", code)):
+            raise pickle.UnpicklingError(f"it holds an array of {code!r}, which are no numbers")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        if len(state) < 5 or state[1] not in ("<", ">", "|", "=") or any(part is not None for part in state[2:5]):
+            raise pickle.UnpicklingError("it holds an array of records, not of numbers")
+        self.dtype = self.dtype.newbyteorder(state[1])
+
+
+class Array:
+    """Stands in for an array; `value` is it."""
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, is_fortran, data = state
+        self.value = _array(data, dtype, shape, "F" if is_fortran else "C")
+
+
+def _array(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+    if not isinstance(dtype, _DType) or not isinstance(data, bytes | bytearray):
+        raise pickle.UnpicklingError("it holds an array that is not of numbers")
+    return np.frombuffer(data, dtype.dtype).reshape([int(side) for side in shape], order="F" if order == "F" else "C")
+
+
+def _reconstruct(*_: Any) -> Array:
+    return Array()
+
+
+def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> Array:
+    array = Array()
+    array.value = _array(data, dtype, shape, order)
+    return array
+
+
+def _encode_latin1(text: Any, encoding: Any) -> bytes:
+    """What numpy's pickles of protocol 2 call for their bytes; no other codec is served."""
+    if encoding != "latin1" or not isinstance(text, str):
+        raise pickle.UnpicklingError(f"it asks for the codec {encoding!r}")
+    return text.encode("latin1")
+
+
+def _empty_bytes(*arguments: Any) -> bytes:
+    """What pickles of protocol 2 call for the bytes of an empty array."""
+    if arguments:
+        raise pickle.UnpicklingError("it asks for bytes of a certain number")
+    return b""
+
+
+_SERVED: dict[tuple[str, str], Any] = {
+    ("builtins", "tuple"): tuple,
+    ("__builtin__", "bytes"): _empty_bytes,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("_codecs", "encode"): _encode_latin1,
+    ("numpy", "dtype"): _DType,
+    ("numpy", "ndarray"): "numpy.ndarray",  # only ever an argument of _reconstruct; a string cannot be called
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): _reconstruct for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _SERVED:
+            raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+        return _SERVED[module, name]
+
+
+def load(file: BinaryIO) -> Any:
+    """Returns what the pickle in `file` holds, with an `Array` for each array.
+
+    Raises:
+        pickle.UnpicklingError: if it names anything but arrays of numbers and plain containers.
+    """
+    return _Unpickler(file).load()
