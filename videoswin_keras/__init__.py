@@ -15,18 +15,23 @@ from videoswin_keras.checkpoints.load import load_checkpoint
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.conversion import convert, from_checkpoint
+from videoswin_keras.models.recurrent import RecurrentVideoSwin
 from videoswin_keras.models.variants import VideoSwinB, VideoSwinL, VideoSwinS, VideoSwinT
 from videoswin_keras.nn.attention import WindowAttention
 from videoswin_keras.nn.block import VideoSwinBlock, VideoSwinStage
 from videoswin_keras.nn.layers import PatchEmbedding, PatchMerging, PixelNormalization
+from videoswin_keras.nn.memory import FeedbackAttentionMemory, FlatMemoryCell
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "FeedbackAttentionMemory",
+    "FlatMemoryCell",
     "PatchEmbedding",
     "PatchMerging",
     "PixelNormalization",
+    "RecurrentVideoSwin",
     "VideoSwinB",
     "VideoSwinBackbone",
     "VideoSwinBlock",

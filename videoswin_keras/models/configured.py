@@ -1,4 +1,4 @@
-"""A functional model that is rebuilt from the arguments of its constructor."""
+"""Models that are rebuilt from the arguments of their constructors."""
 
 from typing import Any, Self
 
@@ -7,13 +7,14 @@ import keras
 from videoswin_keras.nn.composite import quantized_policies, restore_policies
 
 
-class ConfiguredModel(keras.Model):
-    """Base of the library's functional models.
+class Configured:
+    """What the library's models share: they keep the `arguments` they are rebuilt from.
 
-    Keras can only revive a functional subclass whose constructor takes inputs and outputs. These take an
-    architecture instead, keep it in `arguments`, and record which layers are frozen and what `quantize` did, so that
-    both survive saving.
+    They also record which layers are frozen and what `quantize` did, so that both survive saving.
     """
+
+    name: str
+    trainable: bool
 
     def _remember(self, arguments: dict[str, Any], dtype: Any) -> None:
         """To be called at the end of a constructor, after `super().__init__(inputs, outputs)`."""
@@ -48,3 +49,11 @@ class ConfiguredModel(keras.Model):
             if layer.trainable == (position in frozen):
                 layer.trainable = position not in frozen
         return model
+
+
+class ConfiguredModel(Configured, keras.Model):
+    """Base of the library's functional models.
+
+    Keras can only revive a functional subclass whose constructor takes inputs and outputs. These take an
+    architecture instead.
+    """

@@ -6,8 +6,9 @@ from typing import Any
 from videoswin_keras.checkpoints.load import load_checkpoint, locate
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.classifier import VideoSwinClassifier
+from videoswin_keras.models.recurrent import RecurrentVideoSwin
 
-Model = VideoSwinClassifier | VideoSwinBackbone
+Model = VideoSwinClassifier | VideoSwinBackbone | RecurrentVideoSwin
 
 # drop_path_rate: what the size was trained with on Kinetics-400 (Large: by mmaction2).
 SIZES: dict[str, dict[str, Any]] = {
@@ -18,6 +19,8 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 _DOC = """Video Swin {title}: a `VideoSwinClassifier`, or with `include_top=False` its `VideoSwinBackbone`.
+
+With `memory` it is a `RecurrentVideoSwin`, which takes clip after clip.
 
 Args:
     input_shape: (frames, height, width, channels); None for each side that may vary from clip to clip.
@@ -34,6 +37,8 @@ Args:
     dropout_rate: Float in [0, 1). Dropout before the head.
     fresh_head, resample_window, adapt_channels: Where `weights` is of a model with other classes, another window or
         other channels: see `load_checkpoint`.
+    memory: None, or True for a `RecurrentVideoSwin` with the default memory, or a dict of its arguments `stages`,
+        `num_tokens`, `memory_length` and `bptt_clips`.
     **kwargs: Any other argument of `VideoSwinBackbone`, the architecture's numbers included.
 
 Input: (batch, frames, height, width, channels), floating (or uint8 with `include_rescaling`).
@@ -71,6 +76,7 @@ def _variant(size: str) -> Callable[..., Model]:
         fresh_head: bool = False,
         resample_window: bool = False,
         adapt_channels: bool = False,
+        memory: bool | dict[str, Any] | None = None,
         name: str | None = None,
         dtype: Any = None,
         **kwargs: Any,
@@ -82,7 +88,7 @@ def _variant(size: str) -> Callable[..., Model]:
             drop_path_rate=drop_path_rate,
             include_rescaling=include_rescaling,
             pooling=None if include_top else pooling,
-            name=None if include_top else name,
+            name=None if include_top or memory else name,
             dtype=dtype,
             **{key: value for key, value in defaults.items() if key != "drop_path_rate"} | kwargs,
         )
@@ -94,9 +100,11 @@ def _variant(size: str) -> Callable[..., Model]:
                 pooling=pooling or "avg",
                 dropout_rate=dropout_rate,
                 activation=activation,
-                name=name,
+                name=None if memory else name,
                 dtype=dtype,
             )
+        if memory:
+            model = RecurrentVideoSwin(model, **({} if memory is True else memory), name=name, dtype=dtype)
         if not trainable:
             model.trainable = False
         if weights is not None:

@@ -1,0 +1,263 @@
+"""Video Swin with a memory: one step per clip, or whole sequences of clips for training."""
+
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from videoswin_keras.models.backbone import VideoSwinBackbone
+from videoswin_keras.models.classifier import VideoSwinClassifier
+from videoswin_keras.models.configured import Configured
+from videoswin_keras.nn.memory import FeedbackAttentionMemory
+
+State = dict[str, dict[str, Any]]  # "stage4": {"queue": …, "filled": …}
+
+
+@keras.saving.register_keras_serializable(package="videoswin_keras")
+class RecurrentVideoSwin(Configured, keras.Model):
+    """A classifier or backbone with a `FeedbackAttentionMemory` after some of its stages.
+
+    Called on a sequence of clips it gives the outputs of each of them, the memory starting empty; this is how it is
+    trained with `fit`. `step` takes one clip and the state of the memory, and returns the new state: how it
+    runs for hours. Both compute the same.
+
+    A new memory changes no output: its gate starts at zero. So any weights can be loaded, with or without memory.
+
+    Args:
+        model: `VideoSwinClassifier` or `VideoSwinBackbone`.
+        stages: Integers from 1 to the number of stages. The stages a memory follows.
+        num_tokens: Integer. Tokens of the summary of a clip.
+        memory_length: Integer. Clips in the queue of each memory; it shapes no weight.
+        bptt_clips: Integer or None. In training, gradients go back through at most this many clips; None: all.
+        name: String.
+        dtype: Keras dtype policy or its name, for the memory.
+        trainable: Whether the weights can be trained.
+
+    Input: (batch, clips, frames, height, width, channels), each clip what `model` takes.
+    Output: (batch, clips, …), each what `model` gives: logits (batch, clips, num_classes) of a classifier.
+
+    Raises:
+        ValueError: if there is no such stage, or a number is not positive.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from videoswin_keras import VideoSwinT
+    >>> small = {"embed_dim": 8, "num_heads": (1, 1, 2, 4), "depths": (1, 1, 1, 1)}
+    >>> model = VideoSwinT((None, None, None, 3), num_classes=3, memory={"num_tokens": 4}, **small)
+    >>> tuple(model(np.ones((2, 5, 4, 32, 32, 3), "float32")).shape)
+    (2, 5, 3)
+    >>> state = model.initial_state(batch_size=2)
+    >>> for _ in range(5):
+    ...     logits, state = model.step(np.ones((2, 4, 32, 32, 3), "float32"), state)
+    >>> tuple(logits.shape), [int(n) for n in state["stage4"]["filled"]]
+    ((2, 3), [5, 5])
+    """
+
+    def __init__(
+        self,
+        model: VideoSwinClassifier | VideoSwinBackbone,
+        stages: tuple[int, ...] = (4,),
+        num_tokens: int = 128,
+        memory_length: int = 25,
+        bptt_clips: int | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = True,
+    ):
+        super().__init__(name=name, dtype=dtype)
+        if isinstance(model, dict):
+            model = keras.saving.deserialize_keras_object(model)
+        self.model = model
+        depth = len(self.backbone.arguments["depths"])
+        if not stages or len(set(stages)) < len(stages) or not set(stages) <= set(range(1, depth + 1)):
+            raise ValueError(f"`stages` must be different numbers from 1 to {depth}. Received: {tuple(stages)}.")
+        if bptt_clips is not None and bptt_clips < 1:
+            raise ValueError(f"`bptt_clips` must be at least 1, or None. Received: {bptt_clips}.")
+        self.bptt_clips = bptt_clips
+        self.memories = {}
+        for stage in sorted(stages):
+            memory = FeedbackAttentionMemory(num_tokens, memory_length, dtype=self.dtype_policy, name=f"memory{stage}")
+            memory.build((None, None, self.backbone.get_layer(f"stage{stage}").output.shape[-1]))
+            self.memories[f"stage{stage}"] = memory
+        self.built = True
+        self._remember(
+            {
+                "stages": tuple(sorted(stages)),
+                "num_tokens": num_tokens,
+                "memory_length": memory_length,
+                "bptt_clips": bptt_clips,
+            },
+            dtype,
+        )
+        if not trainable:
+            self.trainable = False
+
+    @property
+    def backbone(self) -> VideoSwinBackbone:
+        return getattr(self.model, "backbone", self.model)
+
+    def _layers_in_order(self) -> Iterator[keras.layers.Layer]:
+        yield from self.backbone.layers[1:]  # after the input
+        if self.model is not self.backbone:
+            yield from self.model.layers[2:]  # after the input and the backbone
+
+    def call(self, clips: Any, training: bool | None = None) -> Any:
+        shape = ops.shape(clips)
+        x = ops.reshape(clips, (shape[0] * shape[1], *shape[2:]))
+        # What a layer computes for a clip depends on other clips only through the memories before it. So all layers
+        # take all clips at once, and only the memories go from clip to clip.
+        for layer in self._layers_in_order():
+            x = layer(x, training=training)
+            if layer.name in self.memories:
+                x = self._over_clips(self.memories[layer.name], x, shape[0], shape[1], training)
+        return ops.reshape(x, (*shape[:2], *ops.shape(x)[1:]))
+
+    def _over_clips(self, memory: FeedbackAttentionMemory, x: Any, batch: Any, clips: Any, training: Any) -> Any:
+        shape = ops.shape(x)
+        tokens = shape[1] * shape[2] * shape[3]
+        x = ops.transpose(ops.reshape(x, (batch, clips, tokens, shape[4])), (1, 0, 2, 3))
+
+        def remember(tokens: Any, queue: Any, filled: Any) -> tuple:
+            output, (queue, filled) = memory(tokens, [queue, filled], training=training)
+            return output, queue, filled
+
+        if training and self.backbone.arguments["use_rematerialization"]:
+            remember = keras.remat(remember)
+
+        def step(carry: tuple, tokens: Any) -> tuple:
+            index, queue, filled = carry
+            if self.bptt_clips is not None:
+                queue = ops.where(index % self.bptt_clips == 0, ops.stop_gradient(queue), queue)
+            output, queue, filled = remember(tokens, queue, filled)
+            return (index + 1, queue, filled), output
+
+        _, x = ops.scan(step, (ops.zeros((), "int32"), *memory.get_initial_state(batch)), x)
+        return ops.reshape(ops.transpose(x, (1, 0, 2, 3)), shape)
+
+    def compute_output_shape(self, clips_shape: tuple) -> tuple:
+        batch, clips, *clip = clips_shape
+        return (batch, clips, *self.model.compute_output_shape((None, *clip))[1:])
+
+    def initial_state(self, batch_size: int) -> State:
+        """Returns the state of `batch_size` streams that have seen nothing.
+
+        A dict "stage4" (of every stage with a memory) → "queue" (batch, memory_length, num_tokens, channels) float32,
+        and "filled" (batch,) int32. It holds all that the past can do to the future.
+        """
+        return {
+            stage: dict(zip(("queue", "filled"), memory.get_initial_state(batch_size), strict=True))
+            for stage, memory in self.memories.items()
+        }
+
+    def step(self, clip: Any, state: State, training: bool | None = None) -> tuple[Any, State]:
+        """Takes the next clip of each stream.
+
+        Args:
+            clip: (batch, frames, height, width, channels), what `model` takes.
+            state: What `initial_state` or the step before returned; it is not changed.
+            training: Whether to drop.
+
+        Returns:
+            The outputs of `model` (batch, …), and the new state.
+        """
+        x, new_state = clip, {}
+        for layer in self._layers_in_order():
+            x = layer(x, training=training)
+            if layer.name in self.memories:
+                old, shape = state[layer.name], ops.shape(x)
+                x = ops.reshape(x, (shape[0], shape[1] * shape[2] * shape[3], shape[4]))
+                x, (queue, filled) = self.memories[layer.name](x, [old["queue"], old["filled"]], training=training)
+                x = ops.reshape(x, shape)
+                new_state[layer.name] = {"queue": queue, "filled": filled}
+        return x, new_state
+
+    def reset_state(self, state: State, which: Any = None) -> State:
+        """Returns `state` with some streams as if they had seen nothing, and the others untouched.
+
+        Args:
+            state: A state.
+            which: Booleans (batch,), true for the streams that begin anew. Default: all of them.
+        """
+        if which is None:
+            return {stage: {name: ops.zeros_like(x) for name, x in part.items()} for stage, part in state.items()}
+        which = ops.convert_to_tensor(which, "bool")
+
+        def reset(x: Any) -> Any:
+            return ops.where(ops.reshape(which, (-1,) + (1,) * (len(x.shape) - 1)), ops.zeros_like(x), x)
+
+        return {stage: {name: reset(x) for name, x in part.items()} for stage, part in state.items()}
+
+    def step_model(self) -> keras.Model:
+        """Returns `step` as a functional model that shares the weights: for compiled inference, and for export.
+
+        Inputs: a list of the clip, then queue and filled of each memory, in the order of the stages. Outputs: a list of
+        the outputs of `model`, then the new queues and counts in the same order.
+        """
+        clip = keras.Input(self.backbone.input_shape[1:], dtype=self.backbone.input.dtype, name="clip")
+        state = {
+            stage: {
+                name: keras.Input(size, dtype=dtype, name=f"{stage}_{name}")
+                for (name, dtype), size in zip(STATE_DTYPES.items(), memory.state_size, strict=True)
+            }
+            for stage, memory in self.memories.items()
+        }
+        outputs, new_state = self.step(clip, state)
+        return keras.Model([clip, *flatten(state)], [outputs, *flatten(new_state)], name=f"{self.name}_step")
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "model": keras.saving.serialize_keras_object(self.model)}
+
+
+STATE_DTYPES = {"queue": "float32", "filled": "int32"}
+
+
+def flatten(state: State) -> list[Any]:
+    """Returns queue and filled of each memory in turn, as `step_model` takes and gives them."""
+    return [part[name] for part in state.values() for name in STATE_DTYPES]
+
+
+def unflatten(tensors: list[Any], stages: list[str]) -> State:
+    """Makes a state of what `flatten` returned for memories after `stages`."""
+    pairs = zip(tensors[::2], tensors[1::2], strict=True)
+    return {stage: {"queue": queue, "filled": filled} for stage, (queue, filled) in zip(stages, pairs, strict=True)}
+
+
+def save_state(state: State, path: str | Path) -> None:
+    """Writes a state to one file (NumPy's .npz), by way of a temporary name; it loads on every backend."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    arrays = {
+        f"{stage}/{name}": ops.convert_to_numpy(value) for stage, part in state.items() for name, value in part.items()
+    }
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_state(path: str | Path) -> State:
+    """Reads what `save_state` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds no state.
+    """
+    state: State = {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in arrays:
+                stage, name = key.split("/")
+                state.setdefault(stage, {})[name] = ops.convert_to_tensor(arrays[key], STATE_DTYPES[name])
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{path} holds no state of a memory: {error}") from error
+    return state

@@ -1,0 +1,244 @@
+"""Feedback-Attention Memory: a recurrent cell that carries what happened before a clip, in constant space."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from videoswin_keras.nn.composite import CompositeLayer
+
+HEAD_WIDTH = 32  # channels of an attention head, as everywhere in Video Swin
+
+
+@keras.saving.register_keras_serializable(package="videoswin_keras")
+class CrossAttention(CompositeLayer):
+    """Multi-head attention of queries to other tokens, some of which cannot be seen.
+
+    Args:
+        **kwargs: `name`, `dtype`, …, as for every Keras layer.
+
+    Input: queries (batch, queries, channels), tokens (batch, tokens, channels), both floating, and `visible`
+    (batch, tokens), boolean. Heads are 32 channels wide; fewer channels than that make one head.
+    Output: (batch, queries, channels); exactly zero where no token is visible.
+
+    Raises:
+        ValueError: if there are more than 32 channels, and no multiple of 32.
+
+    Example:
+
+    >>> import numpy as np
+    >>> attention = CrossAttention()
+    >>> queries, tokens = np.ones((1, 4, 64), "float32"), np.ones((1, 7, 64), "float32")
+    >>> tuple(attention(queries, tokens, np.ones((1, 7), bool)).shape)
+    (1, 4, 64)
+    """
+
+    def build(self, x_shape: tuple, *_: Any) -> None:
+        channels = x_shape[-1]
+        if channels > HEAD_WIDTH and channels % HEAD_WIDTH:
+            raise ValueError(
+                f"A memory needs channels that are a multiple of {HEAD_WIDTH}, or fewer. Received: {channels}."
+            )
+        self.num_heads = max(channels // HEAD_WIDTH, 1)
+        for name, outputs in (("query", channels), ("key_value", 2 * channels), ("projection", channels)):
+            layer = keras.layers.Dense(outputs, dtype=self.dtype_policy, name=name)
+            layer.build((None, None, channels))
+            setattr(self, name, layer)
+
+    def call(self, x: Any, tokens: Any, visible: Any) -> Any:
+        batch, queries, channels = ops.shape(x)
+        heads, count = self.num_heads, ops.shape(tokens)[1]
+        query = ops.reshape(self.query(x), (batch, queries, heads, channels // heads))
+        key_value = ops.reshape(self.key_value(tokens), (batch, count, 2, heads, channels // heads))
+        mask = ops.reshape(visible, (batch, 1, 1, count))
+        attended = ops.dot_product_attention(query, key_value[:, :, 0], key_value[:, :, 1], mask=mask)
+        attended = self.projection(ops.reshape(attended, (batch, queries, channels)))
+        anything = ops.reshape(ops.any(visible, axis=1), (batch, 1, 1))
+        return ops.where(anything, attended, ops.zeros((), attended.dtype))
+
+    def compute_output_shape(self, x_shape: tuple, *_: Any) -> tuple:
+        return tuple(x_shape)
+
+
+@keras.saving.register_keras_serializable(package="videoswin_keras")
+class FeedbackAttentionMemory(CompositeLayer):
+    """A recurrent memory of fixed size, read by the tokens of a clip and then told what the clip showed.
+
+    The tokens read a queue of the summaries of the last `memory_length` clips, through a gate that starts at zero:
+    a new memory changes nothing until it is trained. Then the memory summarises what the tokens have become. The
+    queries of a summary are the summary before it, so that what matters can be handed on for far longer than the
+    queue reaches.
+
+    A cell of Keras's protocol: `state_size`, `get_initial_state`, and `call(inputs, states)`, which returns the
+    output and the new states and keeps nothing. In `keras.layers.RNN` it needs `FlatMemoryCell`.
+
+    Args:
+        num_tokens: Integer. Tokens of a summary.
+        memory_length: Integer. Clips in the queue. It shapes no weight, so it may differ between training and use.
+        layer_norm_epsilon: Float. Epsilon of the layer normalisations.
+        **kwargs: `name`, `dtype`, …, as for every Keras layer.
+
+    Input: tokens of a clip (batch, tokens, channels), floating; and the states: `queue` (batch, memory_length,
+    num_tokens, channels), float32, the newest summary last, and `filled` (batch,), int32, how many of its newest
+    slots are real. The channels are at most 32 or a multiple of 32.
+    Output: (batch, tokens, channels), and the list of the new states.
+
+    Example:
+
+    >>> import numpy as np
+    >>> memory = FeedbackAttentionMemory(num_tokens=4, memory_length=3)
+    >>> tokens = np.ones((2, 10, 64), "float32")
+    >>> memory.build(tokens.shape)
+    >>> output, (queue, filled) = memory(tokens, memory.get_initial_state(batch_size=2))
+    >>> tuple(output.shape), tuple(queue.shape), [int(n) for n in filled]
+    ((2, 10, 64), (2, 3, 4, 64), [1, 1])
+
+    Source: arXiv 2404.09173 for the feedback (its attention to memory inside every layer is a cell after a stage here).
+    """
+
+    def __init__(
+        self, num_tokens: int = 128, memory_length: int = 25, layer_norm_epsilon: float = 1e-5, **kwargs: Any
+    ):
+        super().__init__(**kwargs, autocast=False)  # the queue stays float32 whatever the compute dtype
+        if num_tokens < 1 or memory_length < 1:
+            raise ValueError(
+                "`num_tokens` and `memory_length` must be at least 1. "
+                f"Received: num_tokens={num_tokens}, memory_length={memory_length}."
+            )
+        self.num_tokens = num_tokens
+        self.memory_length = memory_length
+        self.layer_norm_epsilon = layer_norm_epsilon
+
+    def build(self, input_shape: tuple, *_: Any) -> None:
+        channels = input_shape[-1]
+        self.channels = channels
+        self.gate = self.add_weight(name="gate", shape=(channels,), initializer="zeros")
+        self.age_scale = self.add_weight(name="age_scale", shape=(), initializer="ones")
+        # Of the scale of a summary, which is normalised: smaller ones would let all tokens summarise alike.
+        self.tokens = self.add_weight(
+            name="tokens",
+            shape=(self.num_tokens, channels),
+            initializer=keras.initializers.RandomNormal(stddev=1.0),
+        )
+        for name in ("read_norm", "queue_norm", "query_norm", "clip_norm", "feedback_norm", "summary_norm"):
+            norm = keras.layers.LayerNormalization(epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
+            norm.build((None, None, channels))
+            setattr(self, name, norm)
+        for name in ("read_attention", "write_attention"):
+            attention = CrossAttention(dtype=self.dtype_policy, name=name)
+            attention.build((None, None, channels))
+            setattr(self, name, attention)
+
+    @property
+    def state_size(self) -> list[tuple[int, ...]]:
+        return [(self.memory_length, self.num_tokens, self.channels), ()]
+
+    def get_initial_state(self, batch_size: Any = None) -> list[Any]:
+        """Returns the states of `batch_size` streams that have seen nothing."""
+        queue, filled = self.state_size
+        return [ops.zeros((batch_size, *queue), "float32"), ops.zeros((batch_size, *filled), "int32")]
+
+    def call(self, inputs: Any, states: list[Any], training: bool | None = None) -> tuple[Any, list[Any]]:
+        queue, filled = states
+        x = ops.cast(inputs, self.compute_dtype)
+        slots = ops.expand_dims(ops.arange(self.memory_length, dtype="int32"), 0)
+        real = slots >= self.memory_length - ops.expand_dims(filled, 1)
+        # A slot that is not real may hold anything, even what is not a number.
+        queue = ops.where(ops.expand_dims(ops.expand_dims(real, 2), 3), queue, 0.0)
+        x = self._read(x, ops.cast(queue, self.compute_dtype), real)
+        summary = self._summary(x, ops.cast(queue[:, -1], self.compute_dtype), real[:, -1])
+        summary = ops.expand_dims(ops.cast(summary, "float32"), 1)
+        queue = ops.concatenate([queue[:, 1:], summary], axis=1)
+        return x, [queue, ops.minimum(filled + 1, self.memory_length)]
+
+    def _read(self, x: Any, queue: Any, real: Any) -> Any:
+        batch, count = ops.shape(x)[0], self.memory_length * self.num_tokens
+        ages = ops.expand_dims(ops.convert_to_tensor(age_encoding(self.memory_length, self.channels)), 1)
+        ages = ops.cast(ages * ops.cast(self.age_scale, "float32"), self.compute_dtype)
+        tokens = ops.reshape(self.queue_norm(queue) + ages, (batch, count, self.channels))
+        remembered = self.read_attention(self.read_norm(x), tokens, ops.repeat(real, self.num_tokens, axis=1))
+        return x + ops.tanh(ops.cast(self.gate, self.compute_dtype)) * remembered
+
+    def _summary(self, x: Any, newest: Any, is_real: Any) -> Any:
+        batch, clip_tokens, _ = ops.shape(x)
+        queries = newest + ops.cast(self.tokens, self.compute_dtype)  # `newest` is zero where nothing is remembered
+        tokens = ops.concatenate([self.clip_norm(x), self.feedback_norm(newest)], axis=1)
+        is_real = ops.broadcast_to(ops.expand_dims(is_real, 1), (batch, self.num_tokens))
+        visible = ops.concatenate([ops.ones((batch, clip_tokens), "bool"), is_real], axis=1)
+        return self.summary_norm(queries + self.write_attention(self.query_norm(queries), tokens, visible))
+
+    def compute_output_shape(self, input_shape: tuple, states_shape: Any = None) -> tuple:
+        batch = input_shape[0]
+        return tuple(input_shape), [(batch, *size) for size in self.state_size]
+
+    def compute_output_spec(self, inputs: Any, states: Any, training: bool | None = None) -> tuple:
+        output = keras.KerasTensor(inputs.shape, self.compute_dtype)
+        return output, [keras.KerasTensor(state.shape, state.dtype) for state in states]
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "num_tokens": self.num_tokens,
+            "memory_length": self.memory_length,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+        }
+
+
+def age_encoding(memory_length: int, channels: int) -> np.ndarray:
+    """Returns what marks each slot, oldest first: float32 (memory_length, channels), of clips ago, not of the slot.
+
+    Sine and cosine of the age in clips at frequencies from 1 to 1/10000, as for the positions of a text.
+    """
+    ages = np.arange(memory_length, 0, -1)[:, None]
+    angles = ages * 10000.0 ** -(np.arange(0, channels, 2) / channels)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)[:, :channels].astype("float32")
+
+
+@keras.saving.register_keras_serializable(package="videoswin_keras")
+class FlatMemoryCell(keras.layers.Layer):
+    """A `FeedbackAttentionMemory` for `keras.layers.RNN`, which in Keras 3.15 takes only vectors.
+
+    Args:
+        memory: `FeedbackAttentionMemory`.
+        tokens: Integer. Tokens of a clip.
+        channels: Integer. Channels of a token.
+        **kwargs: `name`, `dtype`, …, as for every Keras layer.
+
+    Input: (batch, tokens · channels). States: (batch, memory_length · num_tokens · channels), and (batch, 1), both
+    float32. Output: (batch, tokens · channels).
+
+    Example:
+
+    >>> import numpy as np
+    >>> cell = FlatMemoryCell(FeedbackAttentionMemory(num_tokens=4, memory_length=3), tokens=10, channels=32)
+    >>> tuple(keras.layers.RNN(cell, return_sequences=True)(np.ones((2, 5, 320), "float32")).shape)
+    (2, 5, 320)
+    """
+
+    def __init__(self, memory: FeedbackAttentionMemory, tokens: int, channels: int, **kwargs: Any):
+        super().__init__(**kwargs, autocast=False)
+        self.memory = keras.saving.deserialize_keras_object(memory) if isinstance(memory, dict) else memory
+        self.tokens, self.channels = tokens, channels
+        self.state_size = [self.memory.memory_length * self.memory.num_tokens * channels, 1]
+        self.output_size = tokens * channels
+
+    def build(self, input_shape: tuple) -> None:
+        if not self.memory.built:
+            self.memory.build((None, self.tokens, self.channels))
+
+    def get_initial_state(self, batch_size: Any = None) -> list[Any]:
+        return [ops.zeros((batch_size, size), "float32") for size in self.state_size]
+
+    def call(self, inputs: Any, states: list[Any], training: bool | None = None) -> tuple[Any, list[Any]]:
+        batch = ops.shape(inputs)[0]
+        x = ops.reshape(inputs, (batch, self.tokens, self.channels))
+        queue = ops.reshape(states[0], (batch, self.memory.memory_length, self.memory.num_tokens, self.channels))
+        filled = ops.cast(ops.reshape(states[1], (batch,)), "int32")
+        x, (queue, filled) = self.memory(x, [queue, filled], training=training)
+        filled = ops.cast(ops.reshape(filled, (batch, 1)), "float32")
+        return ops.reshape(x, (batch, self.output_size)), [ops.reshape(queue, (batch, self.state_size[0])), filled]
+
+    def get_config(self) -> dict:
+        memory = keras.saving.serialize_keras_object(self.memory)
+        return {**super().get_config(), "memory": memory, "tokens": self.tokens, "channels": self.channels}
