@@ -68,7 +68,9 @@ def test_a_sequence_is_its_steps():
 def test_compiled_sequences_and_steps():
     model, sequence = small_model(), clips()
     expected, _ = steps(model, sequence)
-    np.testing.assert_allclose(model.predict(sequence, verbose=0), expected, atol=2e-5)
+    for count in (6, 4, 5):  # of different length
+        outputs = model.predict(sequence[:, :count], verbose=0)
+        np.testing.assert_allclose(outputs, expected[:, :count], atol=2e-5)
     step = model.step_model()
     state = as_numpy(model.initial_state(2))
     for index in range(6):
@@ -210,7 +212,7 @@ def test_weights_with_and_without_a_memory_load(tmp_path):
         load_checkpoint(plain, tmp_path / "memory.weights.h5")
     with pytest.raises(ValueError, match="memory"):
         load_checkpoint(small_model({"stages": (3,)}), tmp_path / "memory.weights.h5")
-    with pytest.raises(ValueError, match=r"memory2/tokens: the checkpoint has \(3, 16\), expected \(7, 16\)"):
+    with pytest.raises(ValueError, match=r"memory2.tokens: the checkpoint has \(3, 16\), expected \(7, 16\)"):
         load_checkpoint(small_model({"num_tokens": 7}), tmp_path / "memory.weights.h5")
 
 

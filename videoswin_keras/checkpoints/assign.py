@@ -66,6 +66,8 @@ def assign(
     """Assigns `checkpoint` to a backbone or classifier; see `load_checkpoint` for the arguments."""
     wanted = Architecture.of(model)
     advice = _advice(checkpoint.architecture, wanted)
+    if wanted.memory and not checkpoint.architecture.memory:
+        wanted = replace(wanted, memory=())  # the memory stays as it is: new, it changes nothing
     if fresh_head:
         wanted = replace(wanted, num_classes=None)
     adapted = adapt(
@@ -76,10 +78,15 @@ def assign(
     )
     check(adapted, wanted, advice)
 
+    memories = {memory.name: memory for memory in getattr(model, "memories", {}).values()}
+    model = model.model if memories else model
     backbone = getattr(model, "backbone", model)
     targets = []
     for parameter in parameters(wanted):
-        layer = model.get_layer("head") if parameter.layer == "head" else backbone.get_layer(parameter.layer)
+        if parameter.layer in memories:
+            layer = memories[parameter.layer]
+        else:
+            layer = (model if parameter.layer == "head" else backbone).get_layer(parameter.layer)
         variable = reduce(_attribute, parameter.attributes.split("."), layer)
         if variable.dtype == "int8":
             raise ValueError("The model is quantised: load the checkpoint first, then quantise.")

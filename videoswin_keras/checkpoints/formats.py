@@ -10,6 +10,8 @@ import numpy as np
 from videoswin_keras.checkpoints import adaptation
 from videoswin_keras.checkpoints.errors import CheckpointError
 from videoswin_keras.checkpoints.layout import (
+    MEMORY_ATTENTIONS,
+    MEMORY_NORMS,
     TABLE,
     Architecture,
     State,
@@ -205,6 +207,16 @@ _OWN_PATHS = {
     "block/mlp_expansion": _both("mlp.fc1"),
     "block/mlp_projection": _both("mlp.fc2"),
 }
+_WRAPPED = r"^layers/video_swin_(?:classifier|backbone)/(?=layers/)"
+_MEMORY_PATHS = {
+    "": ("gate", "age_scale", "tokens"),
+    **{name: _both(name) for name in MEMORY_NORMS},
+    **{
+        f"{attention}/{name}": _both(f"{attention}.{name}")
+        for attention in MEMORY_ATTENTIONS
+        for name in ("query", "key_value", "projection")
+    },
+}
 _PORT_PATHS = {
     "dense": _both("cls_head.fc_cls"),
     "layer_normalization": _both("backbone.norm"),
@@ -227,7 +239,30 @@ def _is_own(state: State) -> bool:
 
 
 def _from_own(state: State) -> State:
-    return _keras_names(_OWN_PATHS, state, "video_swin_stage", "video_swin_block")
+    """A model with a memory holds the model without it among its layers, beside the memories."""
+    memories = {key: value for key, value in state.items() if key.startswith("layers/feedback_attention_memory")}
+    rest = {re.sub(_WRAPPED, "", key): value for key, value in state.items() if key not in memories}
+    renamed = _keras_names(_OWN_PATHS, rest, "video_swin_stage", "video_swin_block")
+    return renamed | _memory_names(memories, len(renamed.get("backbone.patch_embed.proj.bias", ())))
+
+
+def _memory_names(state: State, embed_dim: int) -> State:
+    """Names each memory after its stage, which its channels tell."""
+    stages = {
+        path.split("/")[1]: (len(value) // max(embed_dim, 1)).bit_length()
+        for path, value in state.items()
+        if re.fullmatch(r"layers/\w+/vars/0", path)
+    }
+    renamed: State = {}
+    for path, value in state.items():
+        _, layer, *where, _, index = path.split("/")
+        names = _MEMORY_PATHS.get("/".join(where), ())
+        if layer in stages and index.isdigit() and int(index) < len(names):
+            key = f"memory{stages[layer]}.{names[int(index)]}"
+            renamed[key] = from_keras(key, value)
+        else:
+            renamed[path] = value
+    return renamed
 
 
 def _is_keras_port(state: State) -> bool:

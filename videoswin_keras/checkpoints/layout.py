@@ -21,12 +21,17 @@ State = dict[str, np.ndarray]
 
 PATCH_KERNEL = "backbone.patch_embed.proj.weight"
 HEAD_KEYS = ("cls_head.fc_cls.weight", "cls_head.fc_cls.bias")
+MEMORY_NORMS = ("read_norm", "queue_norm", "query_norm", "clip_norm", "feedback_norm", "summary_norm")
+MEMORY_ATTENTIONS = ("read_attention", "write_attention")
 TABLE = "attn.relative_position_bias_table"
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What determines the parameters of a model. `num_classes` is None where there is no head."""
+    """What determines the parameters of a model. `num_classes` is None where there is no head.
+
+    `memory` holds a pair (stage, summary tokens) for each memory.
+    """
 
     embed_dim: int
     depths: tuple[int, ...]
@@ -38,27 +43,32 @@ class Architecture:
     patch_norm: bool = True
     channels: int = 3
     num_classes: int | None = None
+    memory: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def of(cls, model: Any) -> Self:
-        """Returns the architecture of a `VideoSwinBackbone` or `VideoSwinClassifier`."""
+        """Returns the architecture of a `VideoSwinBackbone`, `VideoSwinClassifier` or `RecurrentVideoSwin`."""
+        memories = getattr(model, "memories", {})
+        model = model.model if memories else model
         backbone = getattr(model, "backbone", model)
         arguments = getattr(backbone, "arguments", None)
         if arguments is None:
             raise TypeError(
-                "A checkpoint is loaded into a VideoSwinBackbone or a VideoSwinClassifier. Received: "
+                "A checkpoint is loaded into a VideoSwinBackbone, a VideoSwinClassifier or a RecurrentVideoSwin. Received: "
                 f"{type(model).__name__}. If one of them is a layer of your model, pass that layer."
             )
         return cls(
             **{name: arguments[name] for name in cls.__dataclass_fields__ if name in arguments},
             channels=arguments["input_shape"][-1],
             num_classes=None if model is backbone else model.arguments["num_classes"],
+            memory=tuple((int(stage.removeprefix("stage")), layer.num_tokens) for stage, layer in memories.items()),
         )
 
     def backbone_arguments(self) -> dict[str, Any]:
         """Returns the arguments of `VideoSwinBackbone` that this architecture fixes, but for `input_shape`."""
         arguments = asdict(self)
-        del arguments["channels"], arguments["num_classes"]
+        for name in ("channels", "num_classes", "memory"):
+            del arguments[name]
         return arguments
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -67,9 +77,10 @@ class Architecture:
 
     def describe(self) -> str:
         classes = "no head" if self.num_classes is None else f"{self.num_classes} classes"
+        memories = "".join(f", memory of {tokens} tokens after stage {stage}" for stage, tokens in self.memory)
         return (
             f"embed_dim={self.embed_dim}, depths={self.depths}, num_heads={self.num_heads}, "
-            f"window_size={self.window_size}, {self.channels} channels, {classes}"
+            f"window_size={self.window_size}, {self.channels} channels, {classes}{memories}"
         )
 
 
@@ -79,7 +90,7 @@ class Parameter:
 
     key: str
     shape: tuple[int, ...]
-    layer: str  # name of a layer of the backbone, or "head"
+    layer: str  # name of a layer of the backbone, "head", or a memory
     attributes: str  # dotted, from that layer
 
 
@@ -121,6 +132,16 @@ def parameters(architecture: Architecture) -> Iterator[Parameter]:
     yield from norm("backbone.norm", dim, "norm", "")
     if a.num_classes is not None:
         yield from linear("cls_head.fc_cls", dim, a.num_classes, "head", "")
+    for stage, tokens in a.memory:  # no publisher has it: the keys are this library's
+        key = layer = f"memory{stage}"
+        size = a.embed_dim * 2 ** (stage - 1)
+        for name, shape in (("gate", (size,)), ("age_scale", ()), ("tokens", (tokens, size))):
+            yield Parameter(f"{key}.{name}", shape, layer, name)
+        for name in MEMORY_NORMS:
+            yield from norm(f"{key}.{name}", size, layer, f"{name}.")
+        for attention in MEMORY_ATTENTIONS:
+            for name, outputs in (("query", size), ("key_value", 2 * size), ("projection", size)):
+                yield from linear(f"{key}.{attention}.{name}", size, outputs, layer, f"{attention}.{name}.")
 
 
 def to_keras(key: str, value: np.ndarray) -> np.ndarray:
@@ -174,7 +195,16 @@ def infer(state: State, window_size: tuple[int, int, int]) -> Architecture:
         patch_norm=any(key.startswith("backbone.patch_embed.norm") for key in state),
         channels=kernel.shape[1] if has_kernel else Architecture.channels,  # type: ignore[union-attr]
         num_classes=vote("|".join(map(re.escape, HEAD_KEYS)), 0) if has_head else None,
+        memory=_memories(state),
     )
+
+
+def _memories(state: State) -> tuple[tuple[int, int], ...]:
+    found = {}
+    for key, value in state.items():
+        if match := re.fullmatch(r"memory(\d+)\.tokens", key):
+            found[int(match[1])] = len(value)
+    return tuple(sorted(found.items()))
 
 
 def window_of_index(index: np.ndarray, rows: int) -> tuple[int, int, int]:

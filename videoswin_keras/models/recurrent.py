@@ -74,7 +74,8 @@ class RecurrentVideoSwin(Configured, keras.Model):
         if isinstance(model, dict):
             model = keras.saving.deserialize_keras_object(model)
         self.model = model
-        depth = len(self.backbone.arguments["depths"])
+        backbone = _backbone(model)
+        depth = len(backbone.arguments["depths"])
         if not stages or len(set(stages)) < len(stages) or not set(stages) <= set(range(1, depth + 1)):
             raise ValueError(f"`stages` must be different numbers from 1 to {depth}. Received: {tuple(stages)}.")
         if bptt_clips is not None and bptt_clips < 1:
@@ -83,7 +84,7 @@ class RecurrentVideoSwin(Configured, keras.Model):
         self.memories = {}
         for stage in sorted(stages):
             memory = FeedbackAttentionMemory(num_tokens, memory_length, dtype=self.dtype_policy, name=f"memory{stage}")
-            memory.build((None, None, self.backbone.get_layer(f"stage{stage}").output.shape[-1]))
+            memory.build((None, None, backbone.get_layer(f"stage{stage}").output.shape[-1]))
             self.memories[f"stage{stage}"] = memory
         self.built = True
         self._remember(
@@ -98,13 +99,10 @@ class RecurrentVideoSwin(Configured, keras.Model):
         if not trainable:
             self.trainable = False
 
-    @property
-    def backbone(self) -> VideoSwinBackbone:
-        return getattr(self.model, "backbone", self.model)
-
     def _layers_in_order(self) -> Iterator[keras.layers.Layer]:
-        yield from self.backbone.layers[1:]  # after the input
-        if self.model is not self.backbone:
+        backbone = _backbone(self.model)
+        yield from backbone.layers[1:]  # after the input
+        if self.model is not backbone:
             yield from self.model.layers[2:]  # after the input and the backbone
 
     def call(self, clips: Any, training: bool | None = None) -> Any:
@@ -120,25 +118,37 @@ class RecurrentVideoSwin(Configured, keras.Model):
 
     def _over_clips(self, memory: FeedbackAttentionMemory, x: Any, batch: Any, clips: Any, training: Any) -> Any:
         shape = ops.shape(x)
-        tokens = shape[1] * shape[2] * shape[3]
-        x = ops.transpose(ops.reshape(x, (batch, clips, tokens, shape[4])), (1, 0, 2, 3))
+        x = ops.swapaxes(ops.reshape(x, (batch, clips, *shape[1:])), 0, 1)
 
         def remember(tokens: Any, queue: Any, filled: Any) -> tuple:
             output, (queue, filled) = memory(tokens, [queue, filled], training=training)
             return output, queue, filled
 
-        if training and self.backbone.arguments["use_rematerialization"]:
+        if training and _backbone(self.model).arguments["use_rematerialization"]:
             remember = keras.remat(remember)
 
-        def step(carry: tuple, tokens: Any) -> tuple:
-            index, queue, filled = carry
+        def advance(index: Any, queue: Any, filled: Any) -> tuple:
             if self.bptt_clips is not None:
                 queue = ops.where(index % self.bptt_clips == 0, ops.stop_gradient(queue), queue)
-            output, queue, filled = remember(tokens, queue, filled)
-            return (index + 1, queue, filled), output
+            return remember(x[index], queue, filled)
 
-        _, x = ops.scan(step, (ops.zeros((), "int32"), *memory.get_initial_state(batch)), x)
-        return ops.reshape(ops.transpose(x, (1, 0, 2, 3)), shape)
+        queue, filled = memory.get_initial_state(batch)
+        if isinstance(clips, int):
+            outputs = []
+            for index in range(clips):
+                output, queue, filled = advance(index, queue, filled)
+                outputs.append(output)
+            x = ops.stack(outputs)
+        else:  # TensorFlow, once it has seen sequences of different length; Keras 3.15's `scan` fails there
+
+            def body(index: Any, queue: Any, filled: Any, outputs: Any) -> tuple:
+                output, queue, filled = advance(index, queue, filled)
+                start = (index, *(0 for _ in output.shape))
+                return index + 1, queue, filled, ops.slice_update(outputs, start, ops.expand_dims(output, 0))
+
+            start = (ops.zeros((), "int32"), queue, filled, ops.zeros_like(x))
+            x = ops.while_loop(lambda index, *_: index < clips, body, start)[3]
+        return ops.reshape(ops.swapaxes(x, 0, 1), shape)
 
     def compute_output_shape(self, clips_shape: tuple) -> tuple:
         batch, clips, *clip = clips_shape
@@ -170,10 +180,8 @@ class RecurrentVideoSwin(Configured, keras.Model):
         for layer in self._layers_in_order():
             x = layer(x, training=training)
             if layer.name in self.memories:
-                old, shape = state[layer.name], ops.shape(x)
-                x = ops.reshape(x, (shape[0], shape[1] * shape[2] * shape[3], shape[4]))
+                old = state[layer.name]
                 x, (queue, filled) = self.memories[layer.name](x, [old["queue"], old["filled"]], training=training)
-                x = ops.reshape(x, shape)
                 new_state[layer.name] = {"queue": queue, "filled": filled}
         return x, new_state
 
@@ -199,7 +207,8 @@ class RecurrentVideoSwin(Configured, keras.Model):
         Inputs: a list of the clip, then queue and filled of each memory, in the order of the stages. Outputs: a list of
         the outputs of `model`, then the new queues and counts in the same order.
         """
-        clip = keras.Input(self.backbone.input_shape[1:], dtype=self.backbone.input.dtype, name="clip")
+        inputs = _backbone(self.model).input
+        clip = keras.Input(inputs.shape[1:], dtype=inputs.dtype, name="clip")
         state = {
             stage: {
                 name: keras.Input(size, dtype=dtype, name=f"{stage}_{name}")
@@ -212,6 +221,11 @@ class RecurrentVideoSwin(Configured, keras.Model):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "model": keras.saving.serialize_keras_object(self.model)}
+
+
+def _backbone(model: VideoSwinClassifier | VideoSwinBackbone) -> VideoSwinBackbone:
+    # Not an attribute of the model: Keras would save it as a part of its own.
+    return getattr(model, "backbone", model)
 
 
 STATE_DTYPES = {"queue": "float32", "filled": "int32"}
@@ -252,11 +266,11 @@ def load_state(path: str | Path) -> State:
     """
     state: State = {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             for key in arrays:
                 stage, name = key.split("/")
                 state.setdefault(stage, {})[name] = ops.convert_to_tensor(arrays[key], STATE_DTYPES[name])
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, EOFError, OSError, AttributeError, zipfile.BadZipFile) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise ValueError(f"{path} holds no state of a memory: {error}") from error

@@ -1,5 +1,6 @@
 """Feedback-Attention Memory: a recurrent cell that carries what happened before a clip, in constant space."""
 
+import math
 from typing import Any
 
 import keras
@@ -79,10 +80,10 @@ class FeedbackAttentionMemory(CompositeLayer):
         layer_norm_epsilon: Float. Epsilon of the layer normalisations.
         **kwargs: `name`, `dtype`, …, as for every Keras layer.
 
-    Input: tokens of a clip (batch, tokens, channels), floating; and the states: `queue` (batch, memory_length,
+    Input: tokens of a clip (batch, …, channels), floating, in any arrangement; and the states: `queue` (batch, memory_length,
     num_tokens, channels), float32, the newest summary last, and `filled` (batch,), int32, how many of its newest
     slots are real. The channels are at most 32 or a multiple of 32.
-    Output: (batch, tokens, channels), and the list of the new states.
+    Output: the shape of the tokens, and the list of the new states.
 
     Example:
 
@@ -97,9 +98,7 @@ class FeedbackAttentionMemory(CompositeLayer):
     Source: arXiv 2404.09173 for the feedback (its attention to memory inside every layer is a cell after a stage here).
     """
 
-    def __init__(
-        self, num_tokens: int = 128, memory_length: int = 25, layer_norm_epsilon: float = 1e-5, **kwargs: Any
-    ):
+    def __init__(self, num_tokens: int = 128, memory_length: int = 25, layer_norm_epsilon: float = 1e-5, **kwargs: Any):
         super().__init__(**kwargs, autocast=False)  # the queue stays float32 whatever the compute dtype
         if num_tokens < 1 or memory_length < 1:
             raise ValueError(
@@ -141,7 +140,8 @@ class FeedbackAttentionMemory(CompositeLayer):
 
     def call(self, inputs: Any, states: list[Any], training: bool | None = None) -> tuple[Any, list[Any]]:
         queue, filled = states
-        x = ops.cast(inputs, self.compute_dtype)
+        shape = ops.shape(inputs)
+        x = ops.reshape(ops.cast(inputs, self.compute_dtype), (shape[0], math.prod(shape[1:-1]), self.channels))
         slots = ops.expand_dims(ops.arange(self.memory_length, dtype="int32"), 0)
         real = slots >= self.memory_length - ops.expand_dims(filled, 1)
         # A slot that is not real may hold anything, even what is not a number.
@@ -150,7 +150,7 @@ class FeedbackAttentionMemory(CompositeLayer):
         summary = self._summary(x, ops.cast(queue[:, -1], self.compute_dtype), real[:, -1])
         summary = ops.expand_dims(ops.cast(summary, "float32"), 1)
         queue = ops.concatenate([queue[:, 1:], summary], axis=1)
-        return x, [queue, ops.minimum(filled + 1, self.memory_length)]
+        return ops.reshape(x, shape), [queue, ops.minimum(filled + 1, self.memory_length)]
 
     def _read(self, x: Any, queue: Any, real: Any) -> Any:
         batch, count = ops.shape(x)[0], self.memory_length * self.num_tokens
