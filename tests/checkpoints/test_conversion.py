@@ -444,7 +444,7 @@ def test_a_failed_load_changes_nothing(nano, tmp_path):
 def test_wrong_models(nano_weights):
     import keras
 
-    with pytest.raises(TypeError, match="VideoSwinBackbone or a VideoSwinClassifier"):
+    with pytest.raises(TypeError, match="VideoSwinBackbone, VideoSwinClassifier or RecurrentVideoSwin"):
         videoswin_keras.load_checkpoint(keras.Sequential([keras.layers.Dense(2)]), nano_weights)
     model = from_checkpoint(nano_weights)
     model.quantize("int8")

@@ -54,8 +54,8 @@ class Architecture:
         arguments = getattr(backbone, "arguments", None)
         if arguments is None:
             raise TypeError(
-                "A checkpoint is loaded into a VideoSwinBackbone, a VideoSwinClassifier or a RecurrentVideoSwin. Received: "
-                f"{type(model).__name__}. If one of them is a layer of your model, pass that layer."
+                "A checkpoint is loaded into a VideoSwinBackbone, VideoSwinClassifier or RecurrentVideoSwin. "
+                f"Received: {type(model).__name__}. If one of them is a layer of your model, pass that layer."
             )
         return cls(
             **{name: arguments[name] for name in cls.__dataclass_fields__ if name in arguments},
@@ -132,9 +132,9 @@ def parameters(architecture: Architecture) -> Iterator[Parameter]:
     yield from norm("backbone.norm", dim, "norm", "")
     if a.num_classes is not None:
         yield from linear("cls_head.fc_cls", dim, a.num_classes, "head", "")
-    for stage, tokens in a.memory:  # no publisher has it: the keys are this library's
-        key = layer = f"memory{stage}"
-        size = a.embed_dim * 2 ** (stage - 1)
+    for number, tokens in a.memory:  # no publisher has it: the keys are this library's
+        key = layer = f"memory{number}"
+        size = a.embed_dim * 2 ** (number - 1)
         for name, shape in (("gate", (size,)), ("age_scale", ()), ("tokens", (tokens, size))):
             yield Parameter(f"{key}.{name}", shape, layer, name)
         for name in MEMORY_NORMS:

@@ -15,6 +15,7 @@ class Configured:
 
     name: str
     trainable: bool
+    _flatten_layers: Any  # of keras.Model, which every subclass is
 
     def _remember(self, arguments: dict[str, Any], dtype: Any) -> None:
         """To be called at the end of a constructor, after `super().__init__(inputs, outputs)`."""

@@ -225,7 +225,7 @@ class RecurrentVideoSwin(Configured, keras.Model):
 
 def _backbone(model: VideoSwinClassifier | VideoSwinBackbone) -> VideoSwinBackbone:
     # Not an attribute of the model: Keras would save it as a part of its own.
-    return getattr(model, "backbone", model)
+    return model.backbone if isinstance(model, VideoSwinClassifier) else model
 
 
 STATE_DTYPES = {"queue": "float32", "filled": "int32"}

@@ -80,9 +80,9 @@ class FeedbackAttentionMemory(CompositeLayer):
         layer_norm_epsilon: Float. Epsilon of the layer normalisations.
         **kwargs: `name`, `dtype`, …, as for every Keras layer.
 
-    Input: tokens of a clip (batch, …, channels), floating, in any arrangement; and the states: `queue` (batch, memory_length,
-    num_tokens, channels), float32, the newest summary last, and `filled` (batch,), int32, how many of its newest
-    slots are real. The channels are at most 32 or a multiple of 32.
+    Input: tokens of a clip (batch, …, channels), floating, in any arrangement; and the states: `queue` (batch,
+    memory_length, num_tokens, channels), float32, the newest summary last, and `filled` (batch,), int32, how many of
+    its newest slots are real. The channels are at most 32 or a multiple of 32.
     Output: the shape of the tokens, and the list of the new states.
 
     Example:
