@@ -10,9 +10,9 @@ from keras import ops
 from videoswin_keras import RecurrentVideoSwin, VideoSwinT, load_checkpoint
 from videoswin_keras.models.recurrent import flatten, load_state, save_state, unflatten
 
-SMALL = {"embed_dim": 8, "depths": (1, 1, 1), "num_heads": (1, 2, 2), "window_size": (2, 3, 3)}
+SMALL = {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "window_size": (2, 3, 3)}
 ANY = (None, None, None, 3)
-MEMORY = {"stages": (2, 3), "num_tokens": 3, "memory_length": 4}
+MEMORY = {"stages": (1, 2), "num_tokens": 3, "memory_length": 4}
 
 
 def small_model(memory=None, input_shape=ANY, trained=True, **kwargs):
@@ -24,7 +24,7 @@ def small_model(memory=None, input_shape=ANY, trained=True, **kwargs):
     return model
 
 
-def clips(batch=2, count=6, seed=0, size=(4, 32, 40)):
+def clips(batch=2, count=6, seed=0, size=(4, 16, 20)):
     return np.random.default_rng(seed).normal(size=(batch, count, *size, 3)).astype("float32")
 
 
@@ -59,8 +59,8 @@ def test_a_sequence_is_its_steps():
     np.testing.assert_allclose(compute(model, sequence), logits, atol=2e-5)
     assert not np.allclose(logits[:, -1], steps(model, sequence[:, -1:])[0][:, 0], atol=1e-3)  # the past matters
     assert {stage: list(part) for stage, part in state.items()} == {
+        "stage1": ["queue", "filled"],
         "stage2": ["queue", "filled"],
-        "stage3": ["queue", "filled"],
     }
     assert as_numpy(state)[1].tolist() == [4, 4]
 
@@ -68,7 +68,7 @@ def test_a_sequence_is_its_steps():
 def test_compiled_sequences_and_steps():
     model, sequence = small_model(), clips()
     expected, _ = steps(model, sequence)
-    for count in (6, 4, 5):  # of different length
+    for count in (6, 3, 5) if keras.backend.backend() == "tensorflow" else (6, 3):  # TensorFlow then stops tracing
         outputs = model.predict(sequence[:, :count], verbose=0)
         np.testing.assert_allclose(outputs, expected[:, :count], atol=2e-5)
     step = model.step_model()
@@ -152,7 +152,7 @@ def test_back_propagation_is_truncated():
     _, whole = gradients(4, sequence)
     for path, value in full.items():
         np.testing.assert_allclose(whole[path], value, atol=1e-4 * np.abs(value).max(), err_msg=path)
-    kernel = "memory3/write_attention/key_value/kernel"
+    kernel = "memory2/write_attention/key_value/kernel"
     assert np.abs(truncated[kernel] - full[kernel]).max() > 1e-3 * np.abs(full[kernel]).max()
 
 
@@ -211,8 +211,8 @@ def test_weights_with_and_without_a_memory_load(tmp_path):
     with pytest.raises(ValueError, match="memory"):
         load_checkpoint(plain, tmp_path / "memory.weights.h5")
     with pytest.raises(ValueError, match="memory"):
-        load_checkpoint(small_model({"stages": (3,)}), tmp_path / "memory.weights.h5")
-    with pytest.raises(ValueError, match=r"memory2.tokens: the checkpoint has \(3, 16\), expected \(7, 16\)"):
+        load_checkpoint(small_model({"stages": (2,)}), tmp_path / "memory.weights.h5")
+    with pytest.raises(ValueError, match=r"memory1.tokens: the checkpoint has \(3, 8\), expected \(7, 8\)"):
         load_checkpoint(small_model({"num_tokens": 7}), tmp_path / "memory.weights.h5")
 
 
@@ -222,10 +222,10 @@ def test_weights_with_and_without_a_memory_load(tmp_path):
 @pytest.mark.parametrize(
     ("memory", "message"),
     [
-        ({"stages": (0,)}, "different numbers from 1 to 3"),
-        ({"stages": (4,)}, "different numbers from 1 to 3"),
-        ({"stages": ()}, "different numbers from 1 to 3"),
-        ({"stages": (3, 3)}, "different numbers from 1 to 3"),
+        ({"stages": (0,)}, "different numbers from 1 to 2"),
+        ({"stages": (3,)}, "different numbers from 1 to 2"),
+        ({"stages": ()}, "different numbers from 1 to 2"),
+        ({"stages": (2, 2)}, "different numbers from 1 to 2"),
         ({"bptt_clips": 0}, "`bptt_clips`"),
         ({"num_tokens": 0}, "at least 1"),
     ],

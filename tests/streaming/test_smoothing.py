@@ -1,0 +1,75 @@
+"""What median smoothing does to flickers, transitions and gaps."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from videoswin_keras.streaming.smoothing import CausalMedian, centred_median, median
+
+
+def one_hot(labels, classes=3, sure=0.8):
+    rest = (1 - sure) / (classes - 1)
+    return np.where(np.eye(classes, dtype=bool)[labels], sure, rest)
+
+
+def causal(probabilities, size):
+    smoother = CausalMedian(size)
+    return np.stack([smoother.add(row) for row in probabilities])
+
+
+@pytest.mark.parametrize("size", [1, 3, 9, 99])
+def test_scipy_computes_the_same(size):
+    """Two classes: their medians sum to 1 as they are. Inside, where no end cuts the window."""
+    p = np.random.default_rng(0).uniform(size=300)
+    smoothed = centred_median(np.stack([p, 1 - p], axis=1), size)
+    expected = scipy.ndimage.median_filter(p, size)
+    inside = slice(size, 300 - size)
+    np.testing.assert_allclose(smoothed[inside, 0], expected[inside], atol=1e-12)
+    later = causal(np.stack([p, 1 - p], axis=1), size)
+    np.testing.assert_allclose(later[size:, 0], expected[size - size // 2 : 300 - size // 2], atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [3, 5, 9, 15])
+def test_flickers_shorter_than_half_the_size_vanish_and_longer_stay(size):
+    half = size // 2
+    for length, seen in ((half, False), (half + 1, True)):
+        labels = np.zeros(60, int)
+        labels[30 : 30 + length] = 1
+        for smooth in (centred_median, causal):
+            assert (smooth(one_hot(labels), size).argmax(1) == 1).any() == seen
+
+
+@pytest.mark.parametrize("size", [3, 5, 9, 15])
+def test_transitions_stay_in_place_or_come_half_the_size_late(size):
+    labels = np.repeat([0, 2], 30)
+    np.testing.assert_array_equal(centred_median(one_hot(labels), size).argmax(1), labels)
+    late = causal(one_hot(labels), size).argmax(1)
+    np.testing.assert_array_equal(late, np.repeat([0, 2], [30 + size // 2, 30 - size // 2]))
+
+
+def test_results_are_probabilities():
+    raw = np.random.default_rng(1).dirichlet(np.ones(5) * 0.1, size=50)
+    for size in (1, 2, 4, 9):
+        for smoothed in (centred_median(raw, size), causal(raw, size)):
+            np.testing.assert_allclose(smoothed.sum(axis=1), 1)
+            assert (smoothed >= 0).all()
+    np.testing.assert_allclose(centred_median(raw, 1), raw)
+    np.testing.assert_allclose(median(np.eye(3)), 1 / 3)  # all medians are zero: the mean
+
+
+def test_gaps_stay_gaps_and_do_not_count():
+    labels = np.repeat([0, 1], 10)
+    raw = one_hot(labels)
+    raw[[4, 10, 11]] = np.nan
+    for smoothed in (centred_median(raw, 5), causal(raw, 5)):
+        np.testing.assert_array_equal(np.isnan(smoothed).all(axis=1), np.isnan(raw).any(axis=1))
+    assert centred_median(raw, 5)[12].argmax() == 1
+    assert np.isnan(centred_median(np.full((3, 2), np.nan), 3)).all()
+
+
+@pytest.mark.parametrize("size", [0, -1, 100])
+def test_sizes(size):
+    with pytest.raises(ValueError, match="from 1"):
+        CausalMedian(size)
+    with pytest.raises(ValueError, match="from 1"):
+        centred_median(np.ones((2, 2)), size)
