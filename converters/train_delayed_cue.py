@@ -5,9 +5,9 @@
 In a sequence of clips, each shows a drifting square with stripes in one of four directions. In one of the first three
 clips the square is red: the cue. The direction of its stripes is the right answer from then on. All later clips are
 distractors, of other colours and with stripes drawn anew, so that nothing of the cue is left in them: without a memory
-the best answer is chance, 25 %. The memory's queue holds three clips, and training sequences end nine to eleven clips after the cue. What
-is still right 90 clips after it, thirty times the length of the queue, went there by the feedback alone: summary to
-summary.
+the best answer is chance, 25 %. The memory's queue holds three clips, and the longest training sequences end nine to
+eleven clips after the cue. What is still right 90 clips after it, thirty times the length of the queue, went there by
+the feedback alone: summary to summary.
 
 Writes `delayed_cue.json` (what was measured) and `delayed_cue.png` (accuracy by delay).
 """

@@ -79,6 +79,17 @@ def test_compiled_sequences_and_steps():
     assert [part.dtype.name for part in state] == ["float32", "int32"] * 2
 
 
+def test_a_sequence_in_pieces():
+    model, sequence = small_model(), clips()
+    expected, state = steps(model, sequence)
+    first, middle = model.steps(sequence[:, :4], model.initial_state(2))
+    second, end = model.steps(sequence[:, 4:], middle)
+    logits = np.concatenate([ops.convert_to_numpy(first), ops.convert_to_numpy(second)], axis=1)
+    np.testing.assert_allclose(logits, expected, atol=2e-5)
+    for one, other in zip(as_numpy(end), as_numpy(state), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
 def test_a_reset_stream_is_a_new_one_bit_for_bit():
     model, sequence = small_model(), clips(batch=3)
     _, state = steps(model, sequence)

@@ -106,19 +106,34 @@ class RecurrentVideoSwin(Configured, keras.Model):
             yield from self.model.layers[2:]  # after the input and the backbone
 
     def call(self, clips: Any, training: bool | None = None) -> Any:
+        return self.steps(clips, self.initial_state(ops.shape(clips)[0]), training)[0]
+
+    def steps(self, clips: Any, state: State, training: bool | None = None) -> tuple[Any, State]:
+        """Takes the next clips of each stream, as many calls of `step` would.
+
+        Args:
+            clips: (batch, clips, frames, height, width, channels).
+            state: What `initial_state`, `step` or `steps` returned; it is not changed.
+            training: Whether to drop, and to truncate the back-propagation.
+
+        Returns:
+            The outputs of `model` for each clip (batch, clips, …), and the state after the last.
+        """
         shape = ops.shape(clips)
         x = ops.reshape(clips, (shape[0] * shape[1], *shape[2:]))
         # What a layer computes for a clip depends on other clips only through the memories before it. So all layers
         # take all clips at once, and only the memories go from clip to clip.
+        new_state = {}
         for layer in self._layers_in_order():
             x = layer(x, training=training)
             if layer.name in self.memories:
-                x = self._over_clips(self.memories[layer.name], x, shape[0], shape[1], training)
-        return ops.reshape(x, (*shape[:2], *ops.shape(x)[1:]))
+                x, new_state[layer.name] = self._over_clips(layer.name, x, state[layer.name], shape[1], training)
+        return ops.reshape(x, (*shape[:2], *ops.shape(x)[1:])), new_state
 
-    def _over_clips(self, memory: FeedbackAttentionMemory, x: Any, batch: Any, clips: Any, training: Any) -> Any:
+    def _over_clips(self, stage: str, x: Any, state: dict[str, Any], clips: Any, training: Any) -> tuple:
+        memory = self.memories[stage]
         shape = ops.shape(x)
-        x = ops.swapaxes(ops.reshape(x, (batch, clips, *shape[1:])), 0, 1)
+        x = ops.swapaxes(ops.reshape(x, (shape[0] // clips, clips, *shape[1:])), 0, 1)
 
         def remember(tokens: Any, queue: Any, filled: Any) -> tuple:
             output, (queue, filled) = memory(tokens, [queue, filled], training=training)
@@ -128,11 +143,11 @@ class RecurrentVideoSwin(Configured, keras.Model):
             remember = keras.remat(remember)
 
         def advance(index: Any, queue: Any, filled: Any) -> tuple:
-            if self.bptt_clips is not None:
+            if training and self.bptt_clips is not None:
                 queue = ops.where(index % self.bptt_clips == 0, ops.stop_gradient(queue), queue)
             return remember(x[index], queue, filled)
 
-        queue, filled = memory.get_initial_state(batch)
+        queue, filled = state["queue"], state["filled"]
         if isinstance(clips, int):
             outputs = []
             for index in range(clips):
@@ -147,8 +162,8 @@ class RecurrentVideoSwin(Configured, keras.Model):
                 return index + 1, queue, filled, ops.slice_update(outputs, start, ops.expand_dims(output, 0))
 
             start = (ops.zeros((), "int32"), queue, filled, ops.zeros_like(x))
-            x = ops.while_loop(lambda index, *_: index < clips, body, start)[3]
-        return ops.reshape(ops.swapaxes(x, 0, 1), shape)
+            _, queue, filled, x = ops.while_loop(lambda index, *_: index < clips, body, start)
+        return ops.reshape(ops.swapaxes(x, 0, 1), shape), {"queue": queue, "filled": filled}
 
     def compute_output_shape(self, clips_shape: tuple) -> tuple:
         batch, clips, *clip = clips_shape
@@ -170,7 +185,7 @@ class RecurrentVideoSwin(Configured, keras.Model):
 
         Args:
             clip: (batch, frames, height, width, channels), what `model` takes.
-            state: What `initial_state` or the step before returned; it is not changed.
+            state: What `initial_state`, `step` or `steps` returned; it is not changed.
             training: Whether to drop.
 
         Returns:
