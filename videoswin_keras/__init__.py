@@ -4,11 +4,17 @@ Tensors are (batch, frames, height, width, channels). Keras's own choice of back
 """
 
 import sys
+from pathlib import Path
 
 from videoswin_keras.backend import choose_backend
 
 if "keras" not in sys.modules:  # once Keras is imported, its backend is decided
-    choose_backend()
+    try:
+        choose_backend()
+    except ImportError as error:
+        if Path(sys.argv[0]).name != "videoswin":
+            raise
+        sys.exit(f"videoswin: error: {error}")  # the command line gives one line, no traceback
 
 from videoswin_keras.checkpoints.errors import CheckpointError
 from videoswin_keras.checkpoints.load import load_checkpoint

@@ -21,7 +21,9 @@ def choose_backend() -> str:
         ImportError: if no backend is installed, or not the one that KERAS_BACKEND names.
     """
     if backend := os.environ.get("KERAS_BACKEND"):
-        if backend in BACKENDS and not importlib.util.find_spec(backend):
+        if backend not in BACKENDS:
+            raise ImportError(f"KERAS_BACKEND is {backend!r}. It must be one of {', '.join(BACKENDS)}.")
+        if not importlib.util.find_spec(backend):
             raise ImportError(
                 f'KERAS_BACKEND is {backend}, which is not installed: pip install "videoswin-keras[{backend}]"'
             )

@@ -1,12 +1,13 @@
 """Classifying video files: decode, sample, preprocess, predict, average, name."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import keras
 import numpy as np
 from keras import ops
+from tqdm import tqdm
 
 from videoswin_keras.checkpoints import zoo
 from videoswin_keras.checkpoints.labels import labels as dataset_labels
@@ -92,13 +93,15 @@ class VideoPipeline:
         weights: str | Path,
         labels: list[str] | tuple[str, ...] | None = None,
         protocol: Protocol | None = None,
+        interval: int | None = None,
     ) -> Self:
         """Loads a model with its class names and its protocol, as far as they are known.
 
         Args:
             weights: A name of the zoo, a URL, a checkpoint file of any known format, or a `.keras` model.
             labels: Class names in index order. Default: those of the dataset a published checkpoint was trained on.
-            protocol: Default: that of the published checkpoint, or Kinetics'.
+            protocol: Default: that of the published checkpoint, or Kinetics', for clips of the model's own size.
+            interval: Distance in frames of a clip's neighbouring frames, where not that of the default protocol.
 
         Raises:
             FileNotFoundError, CheckpointError: as `load_checkpoint`.
@@ -107,13 +110,12 @@ class VideoPipeline:
         path = locate(weights)
         metadata = read_metadata(path)
         entry = zoo.ENTRIES.get(str(weights)) or zoo.ENTRIES.get(metadata.get("name", ""))
-        format_ = "videoswin_keras"
         if path.suffix == ".keras":
-            model = keras.models.load_model(path, compile=False)
+            model, format_ = keras.models.load_model(path, compile=False), "videoswin_keras"
         else:
             checkpoint = open_checkpoint(path)
-            model = build(checkpoint, include_rescaling=True)
-            format_ = metadata.get("format", checkpoint.format)  # what it was converted from, or is
+            model, format_ = build(checkpoint, include_rescaling=True), checkpoint.format
+        format_ = metadata.get("format", format_)  # what it was converted from, or is
         if not isinstance(model, VideoSwinClassifier):
             raise ValueError(f"{weights} has no classes: it is a {type(model).__name__}, not a VideoSwinClassifier.")
         height, width = model.input_shape[2:4]
@@ -130,21 +132,24 @@ class VideoPipeline:
         if labels is None and dataset:
             labels = dataset_labels(dataset)
         test = "torchvision" if format_ == "torchvision" else dataset
-        return cls(model, labels, protocol or _protocol(entry, test, model))
+        protocol = protocol or _protocol(entry, test, model)
+        return cls(model, labels, protocol if interval is None else replace(protocol, interval=interval))
 
-    def __call__(self, path: str | Path, views: int = 1) -> Classification:
+    def __call__(self, path: str | Path, views: int = 1, progress: bool = False) -> Classification:
         """Classifies one video file.
 
         Args:
             path: The video.
             views: 1, a clip from the middle; or 12, the published test: the mean over all its clips and crops.
+            progress: Whether to show a progress bar where there are several views.
 
         Raises:
             FileNotFoundError: if there is no such file.
             VideoError: if it is no video or cannot be decoded.
         """
         clips = self.protocol.views(path, views)
-        scores = np.mean([self.probabilities(clip) for clip in clips], axis=0)
+        bar = tqdm(clips, unit="view", leave=False, disable=None if progress and len(clips) > 1 else True)
+        scores = np.mean([self.probabilities(clip) for clip in bar], axis=0)
         return Classification(str(path), self.labels, tuple(scores.tolist()), len(clips))
 
     def probabilities(self, clip: np.ndarray) -> np.ndarray:

@@ -395,6 +395,29 @@ def test_hdf5_that_points_elsewhere_or_claims_too_much(tmp_path):
             files.read(tmp_path / f"{name}.weights.h5")
 
 
+def test_values_that_are_no_numbers(nano, tmp_path):
+    broken = np.array(nano["backbone.norm.weight"])
+    broken[3] = np.nan
+    sources.write_torch({**nano, "backbone.norm.weight": broken}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=r"1 not finite.*\n  backbone\.norm\.weight"):
+        convert(tmp_path / "x.pth", tmp_path / "out.weights.h5")
+    assert not (tmp_path / "out.weights.h5").exists()
+
+
+def test_a_whole_pytorch_model(tmp_path):
+    torch.save(torch.nn.Linear(2, 3), tmp_path / "model.pth")
+    with pytest.raises(
+        CheckpointError, match=r"asks for torch\.nn\.modules\.linear\.Linear.*save `model\.state_dict\(\)`"
+    ):
+        files.read(tmp_path / "model.pth")
+
+
+@pytest.mark.parametrize("wrong", [{"channels": 0}, {"window_size": (0, 7, 7)}])
+def test_adaptations_that_make_no_sense(wrong, nano_weights, tmp_path):
+    with pytest.raises(ValueError, match="positive|at least 1"):
+        convert(nano_weights, tmp_path / "out.weights.h5", **wrong)
+
+
 def test_other_checkpoints(tmp_path):
     torch.save({"conv1.weight": torch.zeros(3), "fc.bias": torch.zeros(2)}, tmp_path / "resnet.pth")
     with pytest.raises(CheckpointError, match="Not a Video Swin checkpoint of a known format"):

@@ -78,6 +78,9 @@ def test_classify_with_own_classes(video, tmp_path, capsys):
         (["{video}", "--weights", "pico_moving_shapes", "--top", "0"], "--top must be at least 1"),
         (["{video}", "--weights", "pico_moving_shapes", "--json", "nowhere/x.json"], "no folder nowhere"),
         (["{empty}", "--weights", "pico_moving_shapes"], "no video files in the folder"),
+        (["{video}", "--weights", "pico_moving_shapes", "--json", "{empty}"], "it is a folder"),
+        (["{video}", "--weights", "pico_moving_shapes", "--classes", "nowhere.txt"], "--classes must be a text file"),
+        (["{video}", "--weights", "pico_moving_shapes", "--classes", "{video}"], "--classes must be a text file"),
     ],
 )
 def test_classify_errors(arguments, message, video, tmp_path, capsys):
@@ -94,7 +97,7 @@ def test_a_video_that_is_not_there(capsys):
 def test_an_interruption_keeps_what_was_classified(video, tmp_path, monkeypatch, capsys):
     classify = VideoPipeline.__call__
 
-    def interrupted(self, path, views):
+    def interrupted(self, path, views, progress):
         if path.name == "second.mp4":
             raise KeyboardInterrupt
         return classify(self, path, views)
@@ -105,7 +108,26 @@ def test_an_interruption_keeps_what_was_classified(video, tmp_path, monkeypatch,
     command = ["classify", str(video), str(tmp_path / "second.mp4"), "--weights", "pico_moving_shapes"]
     assert main([*command, "--json", str(output)]) == 130
     assert "stopped" in capsys.readouterr().err
-    assert len(json.loads(output.read_text())["results"]) == 1
+    content = json.loads(output.read_text())
+    assert len(content["results"]) == 1
+    assert not content["complete"]
+
+
+def test_a_converted_model_sees_videos_as_the_original(video, tmp_path, capsys):
+    """Names and sampling of a published checkpoint survive conversion to either kind of file."""
+    for name in ("pico.keras", "pico.weights.h5"):
+        assert main(["convert", "pico_moving_shapes", "-o", str(tmp_path / name)]) == 0
+        capsys.readouterr()
+        assert main(["classify", str(video), "--weights", str(tmp_path / name), "--top", "1"]) == 0
+        captured = capsys.readouterr()
+        assert captured.out.splitlines()[1].endswith("%  moving left")
+        assert "16 frames, one after another; shorter side 64, crop 64 pixels; 1 view per video" in captured.err
+
+
+def test_interval(video, capsys):
+    assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--interval", "3"]) == 0
+    assert "every 3." in capsys.readouterr().err
+    assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--interval", "0"]) == 2
 
 
 def test_convert(tmp_path, capsys):
@@ -165,3 +187,6 @@ def test_backend_is_chosen_among_the_installed(tmp_path):
     assert "tensorflow is not installed; Keras runs on torch" in result.stderr
     result = run(hidden + code, KERAS_HOME=str(tmp_path), KERAS_BACKEND="tensorflow")
     assert 'pip install "videoswin-keras[tensorflow]"' in result.stderr
+    result = run("import sys; sys.argv[0] = '/bin/videoswin'; import videoswin_keras", KERAS_BACKEND="banana")
+    assert result.stderr == "videoswin: error: KERAS_BACKEND is 'banana'. It must be one of torch, jax, tensorflow.\n"
+    assert result.returncode == 1

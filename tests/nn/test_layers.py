@@ -147,6 +147,13 @@ def test_errors(make, message):
         make()
 
 
+def test_a_clip_of_other_channels():
+    embedding = PatchEmbedding(8)
+    embedding.build((None, None, None, None, 3))
+    with pytest.raises(ValueError, match="for 3 channels"):
+        embedding(np.zeros((1, 2, 8, 8, 1), "float32"))
+
+
 def test_more_tokens_than_a_window_has():
     with pytest.raises(ValueError, match="18 tokens"):
         WindowAttention(2, (1, 3, 3))(np.zeros((1, 18, 8), "float32"))

@@ -4,10 +4,13 @@ from dataclasses import replace
 from functools import reduce
 from typing import Any
 
+import numpy as np
+
 from videoswin_keras.checkpoints import adaptation
 from videoswin_keras.checkpoints.errors import mismatch
 from videoswin_keras.checkpoints.formats import Checkpoint
 from videoswin_keras.checkpoints.layout import HEAD_KEYS, Architecture, parameters, to_keras
+from videoswin_keras.nn import windows
 
 
 def check(checkpoint: Checkpoint, wanted: Architecture, advice: str) -> None:
@@ -39,17 +42,23 @@ def adapt(
     """Returns a whole checkpoint without its head, with its tables resampled, or for other channels, as asked.
 
     Raises:
-        CheckpointError: if `checkpoint` is not whole, whatever of it is asked for.
+        CheckpointError: if `checkpoint` is not whole or not finite, whatever of it is asked for.
+        ValueError: if a side of the window, or the number of channels, is not positive.
     """
     check(checkpoint, checkpoint.architecture, "Is the file complete, and of an unmodified Video Swin?")
     state, architecture = dict(checkpoint.state), checkpoint.architecture
+    if unsound := [key for key, value in state.items() if not np.isfinite(value).all()]:
+        raise mismatch({"not finite (NaN or infinite values)": unsound}, "Was it saved after training had diverged?")
     if drop_head:
         for key in HEAD_KEYS:
             state.pop(key, None)
         architecture = replace(architecture, num_classes=None)
+    window_size = None if window_size is None else windows.check_sides("window_size", window_size)
     if window_size is not None and window_size != architecture.window_size:
         state = adaptation.resample_window(state, architecture.window_size, window_size)
         architecture = replace(architecture, window_size=window_size)
+    if channels is not None and channels < 1:
+        raise ValueError(f"The number of channels must be at least 1. Received: {channels}.")
     if channels is not None and channels != architecture.channels:
         state = adaptation.adapt_channels(state, channels)
         architecture = replace(architecture, channels=channels)

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import warnings
 import zipfile
 from collections import Counter
@@ -82,7 +83,9 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             warnings.simplefilter("ignore")  # of an unusual pickle protocol: it is read, or refused below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _refused(path, _first_line(error)) from error
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it asks for {asked[1]}" if asked else "PyTorch's reader of plain tensors does not take it"
+        raise _refused(path, f"{reason}. If it is a whole PyTorch model, save `model.state_dict()`") from error
     return {
         name: value.detach().cpu().float().numpy() if value.is_floating_point() else value.cpu().numpy()
         for name, value in _weights(content, path, torch.Tensor).items()

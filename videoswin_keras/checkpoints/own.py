@@ -5,6 +5,7 @@ No model has to be built for it.
 
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,21 @@ def write(checkpoint: Checkpoint, path: str | Path, metadata: dict[str, Any]) ->
         temporary.unlink(missing_ok=True)
 
 
+def add_metadata(path: str | Path, metadata: dict[str, Any]) -> None:
+    """Adds to a `.keras` file, a zip archive, what `write` records in a `.weights.h5`; Keras passes over it."""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{METADATA}.json", json.dumps(metadata))
+
+
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Returns what `write` recorded about the weights; empty for files that it did not write."""
-    if not h5py.is_hdf5(path):
-        return {}
-    with h5py.File(path, "r") as file:
-        return json.loads(file.attrs.get(METADATA, "{}"))
+    """Returns what `write` or `add_metadata` recorded about the weights; empty for files that have nothing of it."""
+    if h5py.is_hdf5(path):
+        with h5py.File(path, "r") as file:
+            return json.loads(file.attrs.get(METADATA, "{}"))
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read(f"{METADATA}.json")) if f"{METADATA}.json" in archive.namelist() else {}
+    return {}
 
 
 def _root(architecture: Architecture) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import mimetypes
 import os
 import sys
 from collections.abc import Iterator
@@ -13,11 +14,8 @@ EXAMPLES = """examples:
   videoswin classify folder_of_videos --weights my_model.keras --classes my_classes.txt --json results.json
   videoswin classify clip.mp4 --weights swin3d_t.pth --views 12 --top 3"""
 
-VIDEO_SUFFIXES = {".3gp", ".avi", ".flv", ".m4v", ".mjpeg", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ogv"} | {
-    ".ts",
-    ".webm",
-    ".wmv",
-}
+# What a folder is searched for, beside what Python knows as a video's ending.
+VIDEO_SUFFIXES = {".3gp", ".flv", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="1: one clip from the middle; 12: the published test, the mean over its clips and crops "
         "(3 on Something-Something v2) (default: %(default)s)",
     )
+    parser.add_argument(
+        "--interval", type=int, help="take every n-th frame of a clip (default: as the checkpoint was trained, else 2)"
+    )
     parser.add_argument("--device", help="where to compute: cpu, gpu, gpu:1, … (default: the backend's choice)")
 
 
@@ -47,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
     output = Path(options.json) if options.json else None
     if output and not output.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} to.")
+    if output and (output.is_dir() or not os.access(output.parent, os.W_OK)):
+        raise PermissionError(f"--json {output} cannot be written: it is a folder, or in one that is write-protected.")
     videos = list(find_videos(options.videos))
     labels = read_classes(options.classes) if options.classes else None
 
@@ -59,11 +62,12 @@ def run(options: argparse.Namespace) -> int:
     results: list[dict] = []
     failed: list[dict] = []
     with device(options.device):
-        pipeline = VideoPipeline.load(options.weights, labels)
+        pipeline = VideoPipeline.load(options.weights, labels, interval=options.interval)
+        print(f"Clips: {pipeline.protocol.describe(options.views)}", file=sys.stderr)
         try:
             for video in tqdm(videos, unit="video", disable=True if len(videos) < 2 else None, file=sys.stderr):
                 try:
-                    result = pipeline(video, options.views)
+                    result = pipeline(video, options.views, progress=True)
                 except (VideoError, OSError) as error:
                     failed.append({"path": str(video), "error": str(error)})
                     tqdm.write(f"videoswin: skipped: {error}", file=sys.stderr)
@@ -74,7 +78,9 @@ def run(options: argparse.Namespace) -> int:
                     tqdm.write(f"  {100 * probability:6.2f} %  {label}", file=sys.stdout)
         finally:  # what there is, even after Ctrl-C
             if output:
-                write_json({"weights": str(options.weights), "results": results, "failed": failed}, output)
+                is_complete = len(results) + len(failed) == len(videos)
+                content = {"weights": str(options.weights), "complete": is_complete}
+                write_json({**content, "results": results, "failed": failed}, output)
     if not results:
         print("videoswin: error: none of the videos could be classified.", file=sys.stderr)
     return 1 if failed or not results else 0
@@ -84,7 +90,7 @@ def find_videos(paths: list[str]) -> Iterator[Path]:
     """Yields files as they are given, and the video files within folders, sorted."""
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES)
+            found = sorted(file for file in path.rglob("*") if is_video_name(file))
             if not found:
                 raise FileNotFoundError(f"There are no video files in the folder {path}.")
             yield from found
@@ -92,9 +98,19 @@ def find_videos(paths: list[str]) -> Iterator[Path]:
             yield path
 
 
+def is_video_name(path: Path) -> bool:
+    kind, _ = mimetypes.guess_type(path.name)
+    return path.suffix.lower() in VIDEO_SUFFIXES or (kind or "").startswith("video/")
+
+
 def read_classes(path: str) -> list[str]:
     """Reads class names, one per line; empty lines at the end do not count."""
-    names = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
+    try:
+        names = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"--classes must be a text file of one class name per line. Received: {path} ({error})."
+        ) from error
     empty = [number for number, name in enumerate(names, start=1) if not name.strip()]
     if empty or not names:
         raise ValueError(f"{path} must hold one class name per line. Line {(empty or [1])[0]} is empty.")

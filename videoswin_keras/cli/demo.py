@@ -22,6 +22,8 @@ def run(options: argparse.Namespace) -> int:
     from videoswin_keras.video.encode import write_video
 
     folder = Path(options.output)
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"--output must be a folder. Received: the file {folder}.")
     folder.mkdir(parents=True, exist_ok=True)
     videos = []
     for number, motion in enumerate(MOTIONS):

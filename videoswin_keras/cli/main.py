@@ -44,6 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
             os.environ["KERAS_BACKEND"] = keras.backend.backend()  # said once, and the same in what this starts
             print(f"Backend: {keras.backend.backend()} (KERAS_BACKEND chooses another)", file=sys.stderr)
         return options.run(options)
+    except BrokenPipeError:  # `… | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("videoswin: stopped.", file=sys.stderr)
         return 130

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from videoswin_keras.checkpoints import own
+from videoswin_keras.checkpoints import own, zoo
 from videoswin_keras.checkpoints.assign import adapt, assign
 from videoswin_keras.checkpoints.formats import Checkpoint
 from videoswin_keras.checkpoints.load import locate, open_checkpoint
@@ -114,12 +114,16 @@ def convert(
     if path.suffix == output.suffix == ".keras":
         raise ValueError(f"{path} is a whole model already. To keep only its weights, write a .weights.h5.")
     checkpoint = adapt(open_checkpoint(path, window_size), drop_head, window_size, channels)
+    entry = zoo.ENTRIES.get(str(source))
+    published = {"name": entry.name, "dataset": entry.dataset} if entry else {}
+    metadata = {"format": checkpoint.format, "source": path.name, **own.read_metadata(path), **published}
     if output.name.endswith(".weights.h5"):
-        own.write(checkpoint, output, {"format": checkpoint.format, "source": path.name, **own.read_metadata(path)})
+        own.write(checkpoint, output, metadata)
     else:
         temporary = output.with_name(f".{output.stem}.{os.getpid()}.keras")
         try:
             build(checkpoint).save(temporary)
+            own.add_metadata(temporary, metadata)
             os.replace(temporary, output)
         finally:
             temporary.unlink(missing_ok=True)

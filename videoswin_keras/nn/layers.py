@@ -122,6 +122,8 @@ class PatchEmbedding(CompositeLayer):
             self.norm.build((*input_shape[:-1], self.embed_dim))
 
     def call(self, x: Any) -> Any:
+        if x.shape[-1] != self.kernel.shape[3]:
+            raise ValueError(f"The model is for {self.kernel.shape[3]} channels. Received: a clip of shape {x.shape}.")
         batch = ops.shape(x)[0]
         size = tuple(
             windows.ceil_div(length, side) for length, side in zip(ops.shape(x)[1:4], self.patch_size, strict=True)

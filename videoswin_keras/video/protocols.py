@@ -67,6 +67,21 @@ class Protocol:
         """Number of views of the full test."""
         return self.num_clips * self.num_crops
 
+    def describe(self, views: int = 1) -> str:
+        """Returns in words what `views` takes, for people to check."""
+        count = 1 if views == 1 else self.num_views
+        side = self.short_side_single if views == 1 else self.short_side_full
+        if self.name == "something_something_v2":
+            which = "spread over the whole video"
+        elif self.rate is not None:
+            which = f"at {self.rate:g} per second"
+        else:
+            which = f"every {self.interval}." if self.interval > 1 else "one after another"
+        return (
+            f"{self.clip_frames} frames, {which}; shorter side {side}, crop {self.crop} pixels; "
+            f"{count} view{'s' if count > 1 else ''} per video"
+        )
+
     def views(self, path: str | Path, views: int = 1) -> "Views":
         """Decodes the frames of all views of a video, each frame once.
 
