@@ -38,7 +38,7 @@ test: lint
 	KERAS_BACKEND=torch $(PYTEST)
 
 demo: setup
-	$(BIN)/videoswin demo
+	KERAS_BACKEND=torch $(BIN)/videoswin demo
 
 parity: setup
 	$(BIN)/python benchmarks/parity.py

@@ -414,7 +414,7 @@ def test_a_whole_pytorch_model(tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"channels": 0}, {"window_size": (0, 7, 7)}])
 def test_adaptations_that_make_no_sense(wrong, nano_weights, tmp_path):
-    with pytest.raises(ValueError, match="positive|at least 1"):
+    with pytest.raises(ValueError, match=r"positive|at least 1"):
         convert(nano_weights, tmp_path / "out.weights.h5", **wrong)
 
 

@@ -1,6 +1,7 @@
 """The task that shows the memory: its cue is seen once, and nothing after it gives it away."""
 
 import numpy as np
+import pytest
 import train_delayed_cue as task
 
 
@@ -26,6 +27,7 @@ def test_only_the_cue_tells_the_label():
     assert np.bincount(labels).min() > 70
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")  # of what writes, while the sequences are single clips
 def test_training_and_measuring_run():
     model, _ = task.train(memory=True, steps=5, seed=0)
     assert set(task.accuracy_by_delay(model, (1, 4), 8, seed=1)) == {1, 4}
