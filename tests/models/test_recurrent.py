@@ -79,6 +79,21 @@ def test_compiled_sequences_and_steps():
     assert [part.dtype.name for part in state] == ["float32", "int32"] * 2
 
 
+def test_split_in_two():
+    """All clips at once before the first memory, and one by one after it, are the steps."""
+    model, sequence = small_model(), clips()
+    expected, end = steps(model, sequence)
+    before, after = model.split()
+    tokens = before.predict(sequence.reshape(-1, *sequence.shape[2:]), verbose=0)
+    tokens = tokens.reshape(2, 6, *tokens.shape[1:])
+    state = as_numpy(model.initial_state(2))
+    for index in range(6):
+        logits, *state = after.predict_on_batch([tokens[:, index], *state])
+        np.testing.assert_allclose(logits, expected[:, index], atol=2e-5)
+    for one, other in zip(state, as_numpy(end), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
 def test_a_sequence_in_pieces():
     model, sequence = small_model(), clips()
     expected, state = steps(model, sequence)

@@ -2,7 +2,7 @@
 
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -191,14 +191,19 @@ class RecurrentVideoSwin(Configured, keras.Model):
         Returns:
             The outputs of `model` (batch, …), and the new state.
         """
-        x, new_state = clip, {}
-        for layer in self._layers_in_order():
+        return self._through(self._layers_in_order(), clip, state, training)
+
+    def _through(self, layers: Iterable[keras.layers.Layer], x: Any, state: State, training: Any) -> tuple[Any, State]:
+        new_state = {}
+        for layer in layers:
             x = layer(x, training=training)
             if layer.name in self.memories:
-                old = state[layer.name]
-                x, (queue, filled) = self.memories[layer.name](x, [old["queue"], old["filled"]], training=training)
-                new_state[layer.name] = {"queue": queue, "filled": filled}
+                x, new_state[layer.name] = self._read_and_write(layer.name, x, state[layer.name], training)
         return x, new_state
+
+    def _read_and_write(self, stage: str, x: Any, state: dict[str, Any], training: Any) -> tuple[Any, dict[str, Any]]:
+        x, (queue, filled) = self.memories[stage](x, [state["queue"], state["filled"]], training=training)
+        return x, {"queue": queue, "filled": filled}
 
     def reset_state(self, state: State, which: Any = None) -> State:
         """Returns `state` with some streams as if they had seen nothing, and the others untouched.
@@ -224,15 +229,36 @@ class RecurrentVideoSwin(Configured, keras.Model):
         """
         inputs = _backbone(self.model).input
         clip = keras.Input(inputs.shape[1:], dtype=inputs.dtype, name="clip")
-        state = {
+        state = self._symbolic_state()
+        outputs, new_state = self._through(self._layers_in_order(), clip, state, None)
+        return keras.Model([clip, *flatten(state)], [outputs, *flatten(new_state)], name=f"{self.name}_step")
+
+    def split(self) -> tuple[keras.Model, keras.Model]:
+        """Returns `step` in two functional models that share the weights: before the first memory, and from it on.
+
+        What comes before the first memory does not depend on the past: of a recording it can run for many clips at a
+        time. The first model takes clips (batch, frames, height, width, channels), and gives the tokens that the first
+        memory takes. The second takes these and gives what `step_model` gives, the clip in whose place they are.
+        """
+        layers = list(self._layers_in_order())
+        first = next(index for index, layer in enumerate(layers) if layer.name in self.memories)
+        before = keras.Model(_backbone(self.model).input, layers[first].output, name=f"{self.name}_before")
+        tokens = keras.Input(layers[first].output.shape[1:], dtype=layers[first].output.dtype, name="tokens")
+        state, new_state = self._symbolic_state(), {}
+        stage = layers[first].name
+        x, new_state[stage] = self._read_and_write(stage, tokens, state[stage], None)
+        outputs, others = self._through(layers[first + 1 :], x, state, None)
+        new_state |= others
+        return before, keras.Model([tokens, *flatten(state)], [outputs, *flatten(new_state)], name=f"{self.name}_after")
+
+    def _symbolic_state(self) -> State:
+        return {
             stage: {
                 name: keras.Input(size, dtype=dtype, name=f"{stage}_{name}")
                 for (name, dtype), size in zip(STATE_DTYPES.items(), memory.state_size, strict=True)
             }
             for stage, memory in self.memories.items()
         }
-        outputs, new_state = self.step(clip, state)
-        return keras.Model([clip, *flatten(state)], [outputs, *flatten(new_state)], name=f"{self.name}_step")
 
     def get_config(self) -> dict:
         return {**super().get_config(), "model": keras.saving.serialize_keras_object(self.model)}
