@@ -54,8 +54,8 @@ class Result:
 class VideoStream:
     """Classifies recordings: a clip of the last frames every few frames, with what the memory carries along.
 
-    Each recording begins with an empty window, an empty memory and an empty smoother. A clip in which frames are missing is
-    not scored and not shown to the memory; the window fills again after a gap.
+    Each recording begins with an empty window, an empty memory and an empty smoother. A clip in which frames are
+    missing is not scored and not shown to the memory; the window fills again after a gap.
 
     Args:
         model: `VideoSwinClassifier`, or a `RecurrentVideoSwin` of one.
@@ -116,7 +116,10 @@ class VideoStream:
         self.short_side, self.crop = short_side, crop
         self.batch_size, self.longest_hold = batch_size, longest_hold
         self._classifier, self._model = classifier, model
-        self._before, self._after = model.split() if isinstance(model, RecurrentVideoSwin) else (model, None)
+        self._before: keras.Model = model
+        self._after: keras.Model | None = None
+        if isinstance(model, RecurrentVideoSwin):
+            self._before, self._after = model.split()
 
     def __call__(self, frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[Result]:
         """Yields the results of one recording, in order.
@@ -143,9 +146,11 @@ class VideoStream:
         count = done = 0  # moments seen; moments that a result has been given for
 
         def clip() -> tuple[float, float, np.ndarray | None]:
-            pictures = [*window, *[window[-1]] * (self.clip_frames - len(window))]  # a short recording: its last frame
-            whole = None if any(picture is None for picture in pictures) else np.stack(pictures)
-            return done / self.fps, count / self.fps, whole
+            pictures = [picture for picture in window if picture is not None]
+            if len(pictures) < len(window):
+                return done / self.fps, count / self.fps, None
+            pictures += pictures[-1:] * (self.clip_frames - len(pictures))  # a short recording: its last frame
+            return done / self.fps, count / self.fps, np.stack(pictures)
 
         for picture in sample(((time, self._prepare(frame)) for time, frame in frames), self.fps, self.longest_hold):
             window.append(picture)
