@@ -12,7 +12,7 @@ if "keras" not in sys.modules:  # once Keras is imported, its backend is decided
     try:
         choose_backend()
     except ImportError as error:
-        if Path(sys.argv[0]).name != "videoswin":
+        if Path(sys.argv[0]).stem != "videoswin":
             raise
         sys.exit(f"videoswin: error: {error}")  # the command line gives one line, no traceback
 
