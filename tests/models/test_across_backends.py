@@ -6,6 +6,9 @@ import sys
 
 import numpy as np
 import pytest
+from keras import ops
+
+from videoswin_keras.models.recurrent import flatten, load_state
 
 BACKENDS = ("torch", "jax", "tensorflow")
 
@@ -61,3 +64,56 @@ def test_models_travel_between_backends(tmp_path):
     for output in outputs:
         assert np.abs(output).max() > 0.1
         np.testing.assert_allclose(output, outputs[0], atol=2e-5)
+
+
+WRITE_MEMORY = """
+import sys
+import numpy as np
+from videoswin_keras import VideoSwinT
+model = VideoSwinT(
+    (None, None, None, 3), num_classes=5, memory={"stages": (1, 2), "num_tokens": 4, "memory_length": 3},
+    embed_dim=32, depths=(1, 1), num_heads=(1, 2), window_size=(2, 3, 3),
+)
+rng = np.random.default_rng(0)
+for memory in model.memories.values():
+    memory.gate.assign(rng.normal(size=memory.gate.shape))
+model.save(sys.argv[1] + "/model.keras")
+"""
+
+FIFTY_STEPS = """
+import sys
+import keras
+import numpy as np
+import videoswin_keras
+from videoswin_keras.models.recurrent import flatten, load_state, save_state, unflatten
+model = keras.models.load_model(sys.argv[1] + "/model.keras")
+clips = np.random.default_rng(1).normal(size=(50, 2, 4, 16, 24, 3)).astype("float32")
+step = model.step_model()
+state = [keras.ops.convert_to_numpy(part) for part in flatten(model.initial_state(2))]
+logits = []
+for clip in clips:
+    output, *state = step.predict_on_batch([clip, *state])
+    logits.append(output)
+name = sys.argv[1] + "/" + keras.backend.backend()
+save_state(unflatten(state, list(model.memories)), name + "_state.npz")
+np.savez(name + ".npz", logits=logits, *state)
+"""
+
+
+@pytest.mark.one_backend
+def test_fifty_steps_of_a_memory_are_the_same_on_every_backend(tmp_path):
+    run("torch", WRITE_MEMORY, tmp_path)
+    results = []
+    for backend in BACKENDS:
+        run(backend, FIFTY_STEPS, tmp_path)
+        with np.load(tmp_path / f"{backend}.npz") as arrays:
+            results.append({name: arrays[name] for name in arrays})
+    assert results[0]["logits"].shape == (50, 2, 5)
+    assert np.ptp(results[0]["logits"], axis=0).max() > 0.1
+    for other in results[1:]:
+        for name, value in results[0].items():
+            np.testing.assert_allclose(other[name], value, atol=1e-4, err_msg=name)
+    for backend in BACKENDS:
+        state = load_state(tmp_path / f"{backend}_state.npz")
+        for part, name in zip(flatten(state), ("arr_0", "arr_1", "arr_2", "arr_3"), strict=True):
+            np.testing.assert_allclose(ops.convert_to_numpy(part), results[0][name], atol=1e-4)

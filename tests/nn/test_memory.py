@@ -210,6 +210,26 @@ def test_gradients_of_an_empty_memory_are_finite():
     assert all(gradient is None or np.isfinite(gradient).all() for gradient in gradients.values())
 
 
+@pytest.mark.large
+def test_a_hundred_thousand_steps():
+    """More than two days of clips every two seconds, with every weight at random: finite and bounded."""
+    memory, rng = trained(channels=32), np.random.default_rng(0)
+    tokens, states = keras.Input(batch_shape=(1, 5, 32)), memory.get_initial_state(1)
+    inputs = [keras.Input(batch_shape=state.shape, dtype=state.dtype) for state in states]
+    output, new_states = memory(tokens, inputs)
+    step = keras.Model([tokens, *inputs], [output, *new_states])
+    states = [ops.convert_to_numpy(state) for state in states]
+    largest = []
+    for _ in range(100):
+        for _ in range(1000):
+            output, *states = step.predict_on_batch([rng.normal(size=(1, 5, 32)).astype("float32"), *states])
+        largest.append([np.abs(output).max(), np.abs(states[0]).max()])
+    largest = np.array(largest)
+    assert np.isfinite(largest).all()
+    assert (largest[50:].max(axis=0) < 1.5 * largest[:50].max(axis=0)).all()  # it does not grow
+    assert states[1].tolist() == [LENGTH]
+
+
 def test_in_the_rnn_of_keras():
     memory, sequence = trained(), clips(6)
     expected, _ = run(memory, sequence)
