@@ -5,7 +5,6 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 # PyTorch's own index has builds for CPUs, without gigabytes of CUDA libraries; PyPI's are taken where it is out of reach.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
-BACKENDS := torch jax tensorflow
 
 .PHONY: help setup lint test test-all demo parity notebooks clean
 
@@ -44,7 +43,8 @@ parity: setup
 	$(BIN)/python benchmarks/parity.py
 
 test-all: test
-	for backend in $(BACKENDS); do KERAS_BACKEND=$$backend $(BIN)/pytest -m large || exit 1; done
+	for backend in jax tensorflow; do KERAS_BACKEND=$$backend $(BIN)/pytest -m "large and not one_backend" || exit 1; done
+	KERAS_BACKEND=torch $(BIN)/pytest -m large
 
 # Runs the notebooks anew and keeps their outputs; without oneDNN, which TensorFlow announces in them.
 notebooks: setup

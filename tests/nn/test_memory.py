@@ -211,6 +211,7 @@ def test_gradients_of_an_empty_memory_are_finite():
 
 
 @pytest.mark.large
+@pytest.mark.one_backend
 def test_a_hundred_thousand_steps():
     """More than two days of clips every two seconds, with every weight at random: finite and bounded."""
     memory, rng = trained(channels=32), np.random.default_rng(0)
