@@ -157,11 +157,18 @@ class VideoPipeline:
 
         The softmax of the logits; of a model with an activation what it gives.
         """
-        rescales = self.model.backbone.arguments["include_rescaling"]
-        pixels = clip if rescales else transforms.normalize(clip)
-        outputs = self.model.predict(pixels[None], verbose=0)[0]
-        is_linear = keras.activations.get(self.model.arguments["activation"]) is keras.activations.linear
-        return ops.convert_to_numpy(ops.softmax(outputs)) if is_linear else outputs
+        return as_probabilities(self.model, self.model.predict(as_input(self.model, clip[None]), verbose=0))[0]
+
+
+def as_input(model: VideoSwinClassifier, pixels: np.ndarray) -> np.ndarray:
+    """Returns RGB in 0–255 as `model` takes it: normalised, unless the model does that itself."""
+    return pixels if model.backbone.arguments["include_rescaling"] else transforms.normalize(pixels)
+
+
+def as_probabilities(model: VideoSwinClassifier, outputs: np.ndarray) -> np.ndarray:
+    """Returns the softmax of what `model` gives, where that is logits; of a model with an activation what it gives."""
+    is_linear = keras.activations.get(model.arguments["activation"]) is keras.activations.linear
+    return ops.convert_to_numpy(ops.softmax(outputs)) if is_linear else outputs
 
 
 def _protocol(entry: zoo.ZooEntry | None, test: str | None, model: VideoSwinClassifier) -> Protocol:

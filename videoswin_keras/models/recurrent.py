@@ -176,7 +176,7 @@ class RecurrentVideoSwin(Configured, keras.Model):
         and "filled" (batch,) int32. It holds all that the past can do to the future.
         """
         return {
-            stage: dict(zip(("queue", "filled"), memory.get_initial_state(batch_size), strict=True))
+            stage: dict(zip(STATE_DTYPES, memory.get_initial_state(batch_size), strict=True))
             for stage, memory in self.memories.items()
         }
 
@@ -212,9 +212,7 @@ class RecurrentVideoSwin(Configured, keras.Model):
             state: A state.
             which: Booleans (batch,), true for the streams that begin anew. Default: all of them.
         """
-        if which is None:
-            return {stage: {name: ops.zeros_like(x) for name, x in part.items()} for stage, part in state.items()}
-        which = ops.convert_to_tensor(which, "bool")
+        which = ops.convert_to_tensor(True if which is None else which, "bool")
 
         def reset(x: Any) -> Any:
             return ops.where(ops.reshape(which, (-1,) + (1,) * (len(x.shape) - 1)), ops.zeros_like(x), x)

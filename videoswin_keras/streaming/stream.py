@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from videoswin_keras.classification import as_input, as_probabilities
 from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.recurrent import RecurrentVideoSwin, flatten
 from videoswin_keras.streaming.frames import sample
@@ -175,17 +176,14 @@ class VideoStream:
             return [], state
         # Always a whole batch, so that every backend compiles once, and a clip's numbers do not depend on its company.
         inputs = np.stack(clips + clips[-1:] * (self.batch_size - len(clips)))
-        if not self._classifier.backbone.arguments["include_rescaling"]:
-            inputs = transforms.normalize(inputs)
-        outputs = self._before.predict_on_batch(inputs)[: len(clips)]
+        outputs = self._before.predict_on_batch(as_input(self._classifier, inputs))[: len(clips)]
         if self._after is not None:
             scores = []
             for tokens in outputs:
                 output, *state = self._after.predict_on_batch([tokens[None], *state])
                 scores.append(output[0])
             outputs = np.stack(scores)
-        is_linear = keras.activations.get(self._classifier.arguments["activation"]) is keras.activations.linear
-        return list(ops.convert_to_numpy(ops.softmax(outputs)) if is_linear else outputs), state
+        return list(as_probabilities(self._classifier, outputs)), state
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
