@@ -13,7 +13,6 @@ torchvision.
 import argparse
 import datetime
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +22,7 @@ import torch
 import torch_reference
 
 from videoswin_keras import __version__, from_checkpoint
+from videoswin_keras.atomic import replacing
 from videoswin_keras.checkpoints import own, zoo
 from videoswin_keras.checkpoints.assign import adapt
 from videoswin_keras.checkpoints.download import cache_directory, download
@@ -55,9 +55,8 @@ def record(differences: dict[str, float], path: Path) -> None:
                 "date": datetime.date.today().isoformat(),
                 "version": __version__,
             }
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.write_text(json.dumps(registry, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(registry, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main() -> int:

@@ -15,7 +15,6 @@ Writes `delayed_cue.json` (what was measured) and `delayed_cue.png` (accuracy by
 import argparse
 import datetime
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from videoswin_keras import RecurrentVideoSwin, VideoSwinBackbone, VideoSwinClassifier
+from videoswin_keras.atomic import replacing
 
 CLASSES = ("horizontal", "vertical", "rising", "falling")
 NORMALS = np.array([(1, 0), (0, 1), (1, 1), (1, -1)])  # (rows, columns) across the stripes of each
@@ -169,9 +169,8 @@ def main() -> None:
         report[name] = {"seconds": round(seconds), "accuracy_by_delay": results[name]}
         for delay, value in results[name].items():
             print(f"{name}, {delay:3} clips after the cue: {value:.1%}")
-    temporary = options.output / f".{os.getpid()}.part"
-    temporary.write_text(json.dumps(report, indent=2) + "\n")
-    os.replace(temporary, options.output / "delayed_cue.json")
+    with replacing(options.output / "delayed_cue.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2) + "\n")
     draw(results, options.output / "delayed_cue.png")
 
 

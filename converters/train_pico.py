@@ -10,7 +10,6 @@ import argparse
 import datetime
 import io
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from videoswin_keras.atomic import replacing
 from videoswin_keras.data.synthetic import MOTIONS, moving_shapes
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.classifier import VideoSwinClassifier
@@ -200,9 +200,8 @@ def main() -> None:
 
     clips, labels = moving_shapes(arguments.clips, arguments.seed, FRAMES, SIZE)
     model, seconds = train(clips, labels, arguments.steps, arguments.seed, frozen=False)
-    temporary = arguments.output.with_name(f"partial_{os.getpid()}_{arguments.output.name}")
-    model.save_weights(temporary)
-    os.replace(temporary, arguments.output)
+    with replacing(arguments.output) as temporary:
+        model.save_weights(temporary)
 
     held_out, held_out_labels = moving_shapes(800, HELD_OUT_SEED, FRAMES, SIZE)
     frozen = freeze(held_out, np.random.default_rng(HELD_OUT_SEED))
@@ -227,9 +226,8 @@ def main() -> None:
     for name, value in report.items():
         print(f"{name:{width}}  {value:.4f}" if isinstance(value, float) else f"{name:{width}}  {value}")
     if arguments.report:
-        temporary = arguments.report.with_name(f"partial_{os.getpid()}_{arguments.report.name}")
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-        os.replace(temporary, arguments.report)
+        with replacing(arguments.report) as temporary:
+            temporary.write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":

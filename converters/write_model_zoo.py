@@ -5,11 +5,11 @@ python converters/write_model_zoo.py --check    exits with 1 where it is not wha
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from videoswin_keras.atomic import replacing
 from videoswin_keras.checkpoints.zoo import model_zoo_markdown
 
 MODEL_ZOO = Path(__file__).resolve().parent.parent / "MODEL_ZOO.md"
@@ -25,9 +25,8 @@ def main(arguments: Sequence[str] | None = None, path: Path = MODEL_ZOO) -> int:
             return 0
         print(f"{path.name} is stale: run python converters/write_model_zoo.py", file=sys.stderr)
         return 1
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return 0
 
 

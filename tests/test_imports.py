@@ -7,7 +7,7 @@ import videoswin_keras
 
 PACKAGE = Path(videoswin_keras.__file__).parent
 # A module may import from its own place and from those before it.
-ORDER = ("backend", "nn", "video", "checkpoints", "models", "data", "classification", "streaming", "cli")
+ORDER = ("atomic", "backend", "nn", "video", "checkpoints", "models", "data", "classification", "streaming", "cli")
 BACKENDS = {"torch", "jax", "tensorflow"}
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from videoswin_keras.streaming.smoothing import CausalMedian, centred_median, median
+from videoswin_keras.streaming.smoothing import median, smooth
+from videoswin_keras.streaming.timeline import Result
 
 
 def one_hot(labels, classes=3, sure=0.8):
@@ -12,9 +13,25 @@ def one_hot(labels, classes=3, sure=0.8):
     return np.where(np.eye(classes, dtype=bool)[labels], sure, rest)
 
 
+def smoothed_rows(probabilities, size, centred):
+    """`smooth` on arrays (results, classes), in which rows of NaN are gaps."""
+    results = [
+        Result(index, index + 1, None if np.isnan(row).any() else tuple(row)) for index, row in enumerate(probabilities)
+    ]
+    smoothed = list(smooth(iter(results), size, centred))
+    assert [(result.start, result.end, result.probabilities) for result in smoothed] == [
+        (result.start, result.end, result.probabilities) for result in results
+    ]
+    gap = (np.nan,) * probabilities.shape[1]
+    return np.array([gap if result.smoothed is None else result.smoothed for result in smoothed])
+
+
+def centred_median(probabilities, size):
+    return smoothed_rows(probabilities, size, centred=True)
+
+
 def causal(probabilities, size):
-    smoother = CausalMedian(size)
-    return np.stack([smoother.add(row) for row in probabilities])
+    return smoothed_rows(probabilities, size, centred=False)
 
 
 @pytest.mark.parametrize("size", [1, 3, 9, 99])
@@ -35,8 +52,8 @@ def test_flickers_shorter_than_half_the_size_vanish_and_longer_stay(size):
     for length, seen in ((half, False), (half + 1, True)):
         labels = np.zeros(60, int)
         labels[30 : 30 + length] = 1
-        for smooth in (centred_median, causal):
-            assert (smooth(one_hot(labels), size).argmax(1) == 1).any() == seen
+        for smoothed in (centred_median, causal):
+            assert (smoothed(one_hot(labels), size).argmax(1) == 1).any() == seen
 
 
 @pytest.mark.parametrize("size", [3, 5, 9, 15])
@@ -65,11 +82,22 @@ def test_gaps_stay_gaps_and_do_not_count():
         np.testing.assert_array_equal(np.isnan(smoothed).all(axis=1), np.isnan(raw).any(axis=1))
     assert centred_median(raw, 5)[12].argmax() == 1
     assert np.isnan(centred_median(np.full((3, 2), np.nan), 3)).all()
+    assert list(smooth([], 3)) == []
 
 
 @pytest.mark.parametrize("size", [0, -1, 100])
 def test_sizes(size):
     with pytest.raises(ValueError, match="from 1"):
-        CausalMedian(size)
-    with pytest.raises(ValueError, match="from 1"):
-        centred_median(np.ones((2, 2)), size)
+        list(smooth([], size))
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+def test_recordings_shorter_than_the_size(count):
+    """Against the definition, at both ends."""
+    raw = np.random.default_rng(count).dirichlet(np.ones(3), size=count)
+    for size in (1, 4, 5):
+        before, after = size // 2, (size - 1) // 2
+        expected = [median(raw[max(0, index - before) : index + after + 1]) for index in range(count)]
+        np.testing.assert_allclose(centred_median(raw, size), expected)
+        expected = [median(raw[max(0, index - size + 1) : index + 1]) for index in range(count)]
+        np.testing.assert_allclose(causal(raw, size), expected)

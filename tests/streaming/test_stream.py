@@ -8,8 +8,9 @@ from keras import ops
 
 from videoswin_keras import VideoSwinT, from_checkpoint
 from videoswin_keras.data.synthetic import moving_shape
-from videoswin_keras.streaming.smoothing import CausalMedian
-from videoswin_keras.streaming.stream import Result, VideoStream
+from videoswin_keras.streaming.smoothing import median, smooth
+from videoswin_keras.streaming.stream import VideoStream
+from videoswin_keras.streaming.timeline import Result
 
 SMALL = {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "window_size": (2, 3, 3), "include_rescaling": True}
 SETTINGS = {"fps": 4, "clip_frames": 8, "stride": 3, "smooth": 3, "short_side": 32, "crop": 32}
@@ -46,7 +47,7 @@ def by_hand(model, frames):
     ends = [*range(8, len(frames) + 1, 3)] or [len(frames)]
     ends += [len(frames)] if ends[-1] < len(frames) else []
     state = model.initial_state(1) if hasattr(model, "step") else None
-    smoother, results, start = CausalMedian(3), [], 0
+    results, start = [], 0
     for end in ends:
         clip = pictures[max(0, end - 8) : end]
         clip = np.concatenate([clip, np.repeat(clip[-1:], 8 - len(clip), axis=0)])[None].astype("float32")
@@ -55,7 +56,7 @@ def by_hand(model, frames):
         else:
             logits, state = model.step(clip, state)
         p = softmax(ops.convert_to_numpy(logits)[0])
-        results.append((start / 4, end / 4, p, smoother.add(p)))
+        results.append((start / 4, end / 4, p, median([*(row for _, _, row, _ in results[-2:]), p])))
         start = end
     return results
 
@@ -109,6 +110,47 @@ def test_a_gap_is_reported_and_the_stream_goes_on(recurrent):
     assert scored[0]
     assert scored[-1]
     assert not all(scored)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_stream_goes_on_from_what_was_saved(plain, recurrent, batch_size, tmp_path):
+    """Stopped after each batch, saved to a file and taken up by another stream: the same, bit for bit."""
+    frames = recording(20, seed=1)
+    frames += [(frames[-1][0] + 5.0 + index / 7, picture) for index, (_, picture) in enumerate(recording(50, seed=2))]
+    frames = [(time, lambda picture=picture: picture) for time, picture in frames]  # pixels on demand
+    for model in (plain, recurrent):
+        stream, other = (VideoStream(model, **SETTINGS, batch_size=batch_size) for _ in range(2))
+        whole = list(stream.batches(frames, stream.start()))
+        assert sum(map(len, whole)) > 8
+        for stop in range(len(whole) + 1):
+            state = stream.start()
+            results = list(itertools.islice(stream.batches(frames, state), stop))
+            with (tmp_path / "state.npz").open("wb") as file:
+                np.savez(file, **state.to_arrays())
+            with np.load(tmp_path / "state.npz", allow_pickle=False) as arrays:
+                state = other.restore(dict(arrays))
+            time = -np.inf if state.sampler.time is None else state.sampler.time
+            results += list(other.batches([frame for frame in frames if frame[0] > time], state))
+            assert results == whole
+
+
+def test_centred_smoothing(plain):
+    frames = recording(40)
+    raw = list(VideoStream(plain, **{**SETTINGS, "smooth": 1})(frames))
+    raw = [Result(result.start, result.end, result.probabilities) for result in raw]
+    assert list(VideoStream(plain, **SETTINGS, centred=True)(frames)) == list(smooth(raw, 3, centred=True))
+
+
+def test_only_frames_that_are_looked_at_are_made(plain):
+    made = []
+
+    def frame(index):
+        made.append(index)
+        return np.zeros((32, 40, 3), "uint8")
+
+    frames = [(index / 24, lambda index=index: frame(index)) for index in range(241)]
+    list(VideoStream(plain, **SETTINGS)(frames))
+    assert made == list(range(0, 241, 6))
 
 
 def test_nothing_comes_of_nothing(plain):

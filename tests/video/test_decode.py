@@ -2,11 +2,9 @@
 
 import logging
 import struct
-import tracemalloc
 import weakref
 from dataclasses import replace
 from fractions import Fraction
-from itertools import islice
 
 import av
 import numpy as np
@@ -140,25 +138,6 @@ def test_neighbouring_frames_are_read_in_one_go(numbered_video, decoded_frames, 
     decode.read_frames(path, index, range(40, 80, 2))
     assert len(opened) == 1
     assert decoded_frames == [39]
-
-
-def test_streaming_holds_one_frame(numbered_video):
-    path = numbered_video("stream.mp4", 200, width=640, height=480, options={"preset": "ultrafast"})
-    frame_bytes = 640 * 480 * 3
-    tracemalloc.start()
-    try:
-        for _, frame in decode.iter_frames(path):
-            assert frame.nbytes == frame_bytes
-        assert tracemalloc.get_traced_memory()[1] < 4 * frame_bytes
-    finally:
-        tracemalloc.stop()
-
-
-def test_streaming_can_stop(numbered_video, number_of, decoded_frames):
-    frames = decode.iter_frames(numbered_video("stream.mp4", 200))
-    assert [number_of(frame) for _, frame in islice(frames, 3)] == [0, 1, 2]
-    frames.close()
-    assert decoded_frames == [3]
 
 
 # Time lines

@@ -4,7 +4,6 @@ No model has to be built for it.
 """
 
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from videoswin_keras.atomic import replacing
 from videoswin_keras.checkpoints.formats import Checkpoint
 from videoswin_keras.checkpoints.layout import Architecture, Parameter, parameters, to_keras
 
@@ -20,21 +20,15 @@ METADATA = "videoswin_keras"  # attribute of the file: JSON, where the weights c
 
 def write(checkpoint: Checkpoint, path: str | Path, metadata: dict[str, Any]) -> None:
     """Writes `checkpoint`, which must be whole, to `path` by way of a temporary name."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with h5py.File(temporary, "w") as file:
-            for parameter in parameters(checkpoint.architecture):
-                value = to_keras(parameter.key, checkpoint.state[parameter.key])
-                file.create_dataset(_path(parameter, checkpoint.architecture), data=value)
-            window = np.array(checkpoint.architecture.window_size, "int32")
-            for i, depth in enumerate(checkpoint.architecture.depths):
-                for j in range(depth):
-                    file[f"{_root(checkpoint.architecture)}/{_block(i, j)}/attention/vars/window_size"] = window
-            file.attrs[METADATA] = json.dumps(metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+        for parameter in parameters(checkpoint.architecture):
+            value = to_keras(parameter.key, checkpoint.state[parameter.key])
+            file.create_dataset(_path(parameter, checkpoint.architecture), data=value)
+        window = np.array(checkpoint.architecture.window_size, "int32")
+        for i, depth in enumerate(checkpoint.architecture.depths):
+            for j in range(depth):
+                file[f"{_root(checkpoint.architecture)}/{_block(i, j)}/attention/vars/window_size"] = window
+        file.attrs[METADATA] = json.dumps(metadata)
 
 
 def add_metadata(path: str | Path, metadata: dict[str, Any]) -> None:

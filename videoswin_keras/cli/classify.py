@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from videoswin_keras.atomic import replacing
+
 HELP = "Classify video files."
 EXAMPLES = """examples:
   videoswin classify clip.mp4 --weights tiny_kinetics400
@@ -118,10 +120,5 @@ def read_classes(path: str) -> list[str]:
 
 
 def write_json(content: dict, path: Path) -> None:
-    """Writes JSON by way of a temporary name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
 """Models and files made from a checkpoint alone."""
 
-import os
 from pathlib import Path
 from typing import Any
 
+from videoswin_keras.atomic import replacing
 from videoswin_keras.checkpoints import own, zoo
 from videoswin_keras.checkpoints.assign import adapt, assign
 from videoswin_keras.checkpoints.formats import Checkpoint
@@ -120,11 +120,7 @@ def convert(
     if output.name.endswith(".weights.h5"):
         own.write(checkpoint, output, metadata)
     else:
-        temporary = output.with_name(f".{output.stem}.{os.getpid()}.keras")
-        try:
+        with replacing(output) as temporary:
             build(checkpoint).save(temporary)
             own.add_metadata(temporary, metadata)
-            os.replace(temporary, output)
-        finally:
-            temporary.unlink(missing_ok=True)
     return checkpoint

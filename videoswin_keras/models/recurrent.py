@@ -1,6 +1,5 @@
 """Video Swin with a memory: one step per clip, or whole sequences of clips for training."""
 
-import os
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from videoswin_keras.atomic import replacing
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.configured import Configured
@@ -283,17 +283,11 @@ def unflatten(tensors: list[Any], stages: list[str]) -> State:
 
 def save_state(state: State, path: str | Path) -> None:
     """Writes a state to one file (NumPy's .npz), by way of a temporary name; it loads on every backend."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     arrays = {
         f"{stage}/{name}": ops.convert_to_numpy(value) for stage, part in state.items() for name, value in part.items()
     }
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def load_state(path: str | Path) -> State:

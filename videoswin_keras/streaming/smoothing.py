@@ -1,8 +1,12 @@
 """Median smoothing of class probabilities over time: it removes short flickers and keeps lasting changes sharp."""
 
 from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import numpy as np
+
+from videoswin_keras.streaming.timeline import Result
 
 LARGEST = 99
 
@@ -18,66 +22,58 @@ def median(probabilities: np.ndarray) -> np.ndarray:
     """Returns the median of each class over some results, scaled to sum to 1.
 
     Args:
-        probabilities: (results, classes) in 0–1. Rows of NaN are gaps, and do not count.
+        probabilities: (results, classes) in 0–1, at least one result.
 
     Returns:
-        (classes,) in 0–1, float64; NaN where there are only gaps. Where the medians of all classes are zero (each
-        result is sure, and no two of the same class) the mean takes their place.
+        (classes,) in 0–1, float64. Where the medians of all classes are zero (each result is sure, and no two of the
+        same class) the mean takes their place.
     """
-    rows = probabilities[~np.isnan(probabilities).any(axis=1)].astype("float64")
-    if not len(rows):
-        return np.full(probabilities.shape[1], np.nan)
-    medians = np.median(rows, axis=0)
+    medians = np.median(np.asarray(probabilities, "float64"), axis=0)
     if not medians.any():
-        medians = rows.mean(axis=0)
+        medians = np.mean(probabilities, axis=0, dtype="float64")
     return medians / medians.sum()
 
 
-class CausalMedian:
-    """The median of the last results, for a stream whose future is not known yet.
+def smooth(results: Iterable[Result], size: int = 9, centred: bool = False) -> Iterator[Result]:
+    """Yields the results with `smoothed` filled in: the median over some of them, scaled to sum to 1.
 
-    A lasting change shows with a delay of half the size; a flicker shorter than half the size not at all.
+    A flicker shorter than half the size does not show. A lasting change shows half the size late, or, centred, where
+    it is. Gaps stay gaps, and do not count; at both ends those results that are there do.
 
     Args:
-        size: Integer from 1 to 99. How many results count, the newest included.
+        results: In their order. At most `size` of them are kept.
+        size: Integer from 1 to 99. How many results count.
+        centred: Whether as many after a result count as before it, for recordings; of an even size one more before.
+            If not, the result and those before it, for live video, whose future is not known.
+
+    Raises:
+        ValueError: if the size is out of range.
 
     Example:
 
-    >>> smoother = CausalMedian(3)
-    >>> [int(smoother.add(np.array(p)).argmax()) for p in ([0.9, 0.1], [0.2, 0.8], [0.9, 0.1], [0.1, 0.9], [0.2, 0.8])]
+    >>> p = [(0.9, 0.1), (0.2, 0.8), (0.9, 0.1), (0.1, 0.9), (0.2, 0.8)]
+    >>> results = [Result(start, start + 1, row) for start, row in enumerate(p)]
+    >>> [result.smoothed_label for result in smooth(results, 3)]
     [0, 0, 0, 1, 1]
+    >>> [result.smoothed_label for result in smooth(results, 3, centred=True)]
+    [0, 0, 1, 1, 1]
     """
+    others = check_size(size) - 1
+    after = others // 2 if centred else 0
+    before = others - after
+    window: deque[Result] = deque(maxlen=size)
 
-    def __init__(self, size: int = 9):
-        self.recent: deque[np.ndarray] = deque(maxlen=check_size(size))
+    def smoothed(index: int) -> Result:
+        around = list(window)[max(0, index - before) : index + after + 1]
+        rows = [result.probabilities for result in around if result.probabilities is not None]
+        result = window[index]
+        return (
+            result if result.probabilities is None else replace(result, smoothed=tuple(median(np.array(rows)).tolist()))
+        )
 
-    def add(self, probabilities: np.ndarray) -> np.ndarray:
-        """Takes the next result (classes,), NaN in a gap; returns the smoothed one, NaN in a gap."""
-        self.recent.append(probabilities)
-        return median(np.stack(self.recent)) if not np.isnan(probabilities).any() else probabilities
-
-
-def centred_median(probabilities: np.ndarray, size: int = 9) -> np.ndarray:
-    """Smooths a whole recording: the median of as many results before as after. A lasting change stays where it is.
-
-    At both ends the results there are count.
-
-    Args:
-        probabilities: (results, classes) in 0–1, NaN in gaps.
-        size: Integer from 1 to 99. How many results count. Of an even number one more before than after.
-
-    Returns:
-        (results, classes), float64; NaN in gaps.
-
-    Example:
-
-    >>> p = np.array([0, 0, 1, 0, 0, 1, 1, 1.0])
-    >>> centred_median(np.stack([p, 1 - p], axis=1), 3)[:, 0].astype(int).tolist()
-    [0, 0, 0, 0, 0, 1, 1, 1]
-    """
-    before, after = check_size(size) // 2, (size - 1) // 2
-    smoothed = np.array(probabilities, "float64")
-    for index, row in enumerate(probabilities):
-        if not np.isnan(row).any():
-            smoothed[index] = median(probabilities[max(0, index - before) : index + after + 1])
-    return smoothed
+    for count, result in enumerate(results, start=1):
+        window.append(result)
+        if count > after:
+            yield smoothed(len(window) - 1 - after)
+    for index in range(max(0, len(window) - after), len(window)):
+        yield smoothed(index)

@@ -1,7 +1,8 @@
 """Classifies a recording of any length, clip after clip, in constant memory."""
 
+import itertools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,44 +13,42 @@ from keras import ops
 from videoswin_keras.classification import as_input, as_probabilities
 from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.recurrent import RecurrentVideoSwin, flatten
-from videoswin_keras.streaming.frames import sample
-from videoswin_keras.streaming.smoothing import CausalMedian, check_size
+from videoswin_keras.streaming.frames import Sampler
+from videoswin_keras.streaming.smoothing import check_size, smooth
+from videoswin_keras.streaming.timeline import Result
 from videoswin_keras.video import transforms
 
+Frame = np.ndarray | Callable[[], np.ndarray]
 
-@dataclass(frozen=True)
-class Result:
-    """What a stream says about a stretch of the recording.
+
+@dataclass
+class StreamState:
+    """All that the past of a recording can do to its future. Its size does not depend on how long that past is.
 
     Attributes:
-        start: Seconds from the first frame of the recording.
-        end: Seconds. The results of a recording follow each other without gap or overlap.
-        probabilities: (num_classes,) in 0–1; None where frames are missing, and nothing can be said.
-        smoothed: The median of the last results, scaled to sum to 1; None as above.
+        sampler: Where in time the stream is, and the frame shown last.
+        window: The pictures of the next clip that are known already, None where frames are missing.
+        done: Moments for which a result has been given.
+        memory: Queue and count of each memory; empty for a model without one.
     """
 
-    start: float
-    end: float
-    probabilities: tuple[float, ...] | None
-    smoothed: tuple[float, ...] | None
+    sampler: Sampler
+    window: deque[np.ndarray | None]
+    done: int
+    memory: list[np.ndarray]
 
-    @property
-    def label(self) -> int | None:
-        """Index of the most probable class."""
-        return None if self.probabilities is None else int(np.argmax(self.probabilities))
-
-    @property
-    def smoothed_label(self) -> int | None:
-        """Index of the most probable class after smoothing."""
-        return None if self.smoothed is None else int(np.argmax(self.smoothed))
-
-    @property
-    def uncertainty(self) -> float | None:
-        """Entropy of the probabilities, from 0 (sure) to 1 (all classes alike)."""
-        if self.probabilities is None:
-            return None
-        p = np.array([value for value in self.probabilities if value > 0])
-        return float(-(p * np.log(p)).sum() / np.log(len(self.probabilities)))
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Returns the state as arrays, for a file; `VideoStream.restore` takes them."""
+        shown = self.sampler.shown()
+        pictures = [picture for picture in self.window if picture is not None]
+        arrays = {
+            "position": np.array([self.sampler.moment, self.done], "int64"),
+            "times": np.array([time for time in (self.sampler.origin, self.sampler.time) if time is not None]),
+            "shown": np.zeros(0, "uint8") if shown is None else shown[None],
+            "is_known": np.array([picture is not None for picture in self.window], bool),
+            "window": np.stack(pictures) if pictures else np.zeros(0, "uint8"),
+        }
+        return arrays | {f"memory{index}": value for index, value in enumerate(self.memory)}
 
 
 class VideoStream:
@@ -64,6 +63,8 @@ class VideoStream:
         clip_frames: Integer. Frames of a clip.
         stride: Integer. A clip every so many frames.
         smooth: Integer from 1 (none) to 99. How many results the median is taken of.
+        centred: Whether as many results after a result count for its median as before it: for recordings. Results
+            then come later, by half of `smooth`.
         short_side: Integer. Shorter side of a frame in pixels, before the crop.
         crop: Integer. Side of the square in the middle of it that is looked at.
         batch_size: Integer. Clips that are computed at once as far as they do not depend on a memory: 1 for live
@@ -91,6 +92,7 @@ class VideoStream:
         clip_frames: int = 32,
         stride: int = 8,
         smooth: int = 9,
+        centred: bool = False,
         short_side: int = 224,
         crop: int = 224,
         batch_size: int = 1,
@@ -113,7 +115,7 @@ class VideoStream:
                 f"The model takes clips of (frames, height, width) {wanted}. Received: ({clip_frames}, {crop}, {crop})."
             )
         self.fps, self.clip_frames, self.stride = fps, clip_frames, stride
-        self.smooth = check_size(smooth)
+        self.smooth, self.centred = check_size(smooth), centred
         self.short_side, self.crop = short_side, crop
         self.batch_size, self.longest_hold = batch_size, longest_hold
         self._classifier, self._model = classifier, model
@@ -121,69 +123,92 @@ class VideoStream:
         self._after: keras.Model | None = None
         if isinstance(model, RecurrentVideoSwin):
             self._before, self._after = model.split()
+        self.start()  # says what is wrong with `fps` or `longest_hold`
 
-    def __call__(self, frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[Result]:
+    def __call__(self, frames: Iterable[tuple[float, Frame]]) -> Iterator[Result]:
         """Yields the results of one recording, in order.
 
         Args:
-            frames: Pairs of time in seconds and frame, uint8 RGB (height, width, 3), of any size.
+            frames: Pairs of time in seconds and frame, uint8 RGB (height, width, 3), of any size; or, in place of the
+                frame, a function without arguments that returns it, called only for the frames that are looked at.
         """
-        smoother, state = CausalMedian(self.smooth), self._initial_state()
-        for batch in _batches(self._clips(frames), self.batch_size):
-            clips = [clip for _, _, clip in batch if clip is not None]
-            scores, state = self._score(clips, state)
-            remaining = iter(scores)
-            for start, end, clip in batch:
-                if clip is None:
-                    yield Result(start, end, None, None)
-                    continue
-                probabilities = next(remaining)
-                smoothed = smoother.add(probabilities)
-                yield Result(start, end, tuple(probabilities.tolist()), tuple(smoothed.tolist()))
+        results = itertools.chain.from_iterable(self.batches(frames, self.start()))
+        return smooth(results, self.smooth, self.centred)
 
-    def _clips(self, frames: Iterable[tuple[float, np.ndarray]]) -> Iterator[tuple[float, float, np.ndarray | None]]:
+    def start(self) -> StreamState:
+        """Returns the state of a recording of which nothing has been seen."""
+        memory: list[np.ndarray] = []
+        if isinstance(self._model, RecurrentVideoSwin):
+            memory = [np.array(ops.convert_to_numpy(part)) for part in flatten(self._model.initial_state(1))]
+        sampler = Sampler(self.fps, self.longest_hold, self._prepare)
+        return StreamState(sampler, deque(maxlen=self.clip_frames), 0, memory)
+
+    def restore(self, arrays: dict[str, np.ndarray]) -> StreamState:
+        """Returns the state that `StreamState.to_arrays` gave, of a stream with the same arguments."""
+        state = self.start()
+        moment, done = arrays["position"].tolist()
+        origin, time = arrays["times"].tolist() or (None, None)
+        state.sampler.resume(moment, origin, time, next(iter(arrays["shown"]), None))
+        pictures = iter(arrays["window"])
+        state.window.extend(next(pictures) if is_known else None for is_known in arrays["is_known"])
+        state.done = done
+        state.memory = [arrays[f"memory{index}"] for index in range(len(state.memory))]
+        return state
+
+    def batches(self, frames: Iterable[tuple[float, Frame]], state: StreamState) -> Iterator[list[Result]]:
+        """Yields results as they are computed, `batch_size` at a time and not smoothed; advances `state` as it goes.
+
+        Whenever it has yielded, `state` is that of a stream to which only these results were given. A stream that
+        goes on from it, with the frames later than `state.sampler.time`, gives the same results as this one would.
+        """
+        for batch in _batches(self._clips(frames, state), self.batch_size):
+            scores = iter(self._score([clip for _, _, clip in batch if clip is not None], state))
+            yield [Result(start, end, None if clip is None else next(scores)) for start, end, clip in batch]
+
+    def _clips(
+        self, frames: Iterable[tuple[float, Frame]], state: StreamState
+    ) -> Iterator[tuple[float, float, np.ndarray | None]]:
         """Yields start, end and clip of each result; no clip where frames are missing."""
-        window: deque[np.ndarray | None] = deque(maxlen=self.clip_frames)
-        count = done = 0  # moments seen; moments that a result has been given for
 
         def clip() -> tuple[float, float, np.ndarray | None]:
-            pictures = [picture for picture in window if picture is not None]
-            if len(pictures) < len(window):
-                return done / self.fps, count / self.fps, None
+            start, state.done = state.done, state.sampler.moment
+            pictures = [picture for picture in state.window if picture is not None]
+            if len(pictures) < len(state.window):
+                return start / self.fps, state.done / self.fps, None
             pictures += pictures[-1:] * (self.clip_frames - len(pictures))  # a short recording: its last frame
-            return done / self.fps, count / self.fps, np.stack(pictures)
+            return start / self.fps, state.done / self.fps, np.stack(pictures)
 
-        for picture in sample(((time, self._prepare(frame)) for time, frame in frames), self.fps, self.longest_hold):
-            window.append(picture)
-            count += 1
+        def pictures() -> Iterator[np.ndarray | None]:
+            for time, frame in frames:
+                yield from state.sampler.add(time, frame)
+            yield from state.sampler.finish()
+
+        for picture in pictures():
+            state.window.append(picture)
+            count = state.sampler.moment
             if count >= self.clip_frames and (count - self.clip_frames) % self.stride == 0:
                 yield clip()
-                done = count
-        if count > done:
+        if state.sampler.moment > state.done:
             yield clip()
 
-    def _prepare(self, frame: np.ndarray) -> np.ndarray:
+    def _prepare(self, frame: Frame) -> np.ndarray:
+        frame = frame() if callable(frame) else frame
         return transforms.center_crop(transforms.resize_short_side(frame, self.short_side)[None], self.crop)[0]
 
-    def _initial_state(self) -> list[np.ndarray]:
-        if self._after is None:
-            return []
-        return [np.array(ops.convert_to_numpy(part)) for part in flatten(self._model.initial_state(1))]
-
-    def _score(self, clips: list[np.ndarray], state: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Returns the probabilities of each clip, and the state after the last."""
+    def _score(self, clips: list[np.ndarray], state: StreamState) -> list[tuple[float, ...]]:
+        """Returns the probabilities of each clip, one after the other."""
         if not clips:
-            return [], state
+            return []
         # Always a whole batch, so that every backend compiles once, and a clip's numbers do not depend on its company.
         inputs = np.stack(clips + clips[-1:] * (self.batch_size - len(clips)))
         outputs = self._before.predict_on_batch(as_input(self._classifier, inputs))[: len(clips)]
         if self._after is not None:
             scores = []
             for tokens in outputs:
-                output, *state = self._after.predict_on_batch([tokens[None], *state])
+                output, *state.memory = self._after.predict_on_batch([tokens[None], *state.memory])
                 scores.append(output[0])
             outputs = np.stack(scores)
-        return list(as_probabilities(self._classifier, outputs)), state
+        return [tuple(row.tolist()) for row in as_probabilities(self._classifier, outputs)]
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

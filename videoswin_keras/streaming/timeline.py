@@ -1,10 +1,47 @@
-"""What a recording's results add up to: bouts, time and transitions per class."""
+"""What is known about a recording: the results one by one, and the bouts, times and transitions they add up to."""
 
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stream says about a stretch of a recording.
+
+    Attributes:
+        start: Seconds from the first frame of the recording.
+        end: Seconds. The results of a recording follow each other without gap or overlap.
+        probabilities: (num_classes,) in 0–1; None where frames are missing, and nothing can be said.
+        smoothed: The median over some results, scaled to sum to 1; None as above, and before smoothing.
+    """
+
+    start: float
+    end: float
+    probabilities: tuple[float, ...] | None
+    smoothed: tuple[float, ...] | None = None
+
+    @property
+    def label(self) -> int | None:
+        """Index of the most probable class."""
+        return None if self.probabilities is None else int(np.argmax(self.probabilities))
+
+    @property
+    def smoothed_label(self) -> int | None:
+        """Index of the most probable class after smoothing."""
+        return None if self.smoothed is None else int(np.argmax(self.smoothed))
+
+    @property
+    def uncertainty(self) -> float | None:
+        """Entropy of the probabilities, from 0 (sure) to 1 (all classes alike)."""
+        if self.probabilities is None:
+            return None
+        if len(self.probabilities) == 1:
+            return 0.0
+        p = np.array([value for value in self.probabilities if value > 0])
+        return float(-(p * np.log(p)).sum() / np.log(len(self.probabilities)))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ Frames are RGB, uint8, (height, width, 3), turned the way up that the file asks 
 does by default: by the matrix and the range that the file names, else BT.601 and the limited range.
 """
 
+import functools
 import logging
 import math
 import os
@@ -31,6 +32,10 @@ _JUMP_FRAMES = 16
 # A frame may be this far from its regular time, in frames, in a video of constant rate. Containers round times, and
 # cameras jitter by some milliseconds; a frame that was left out shifts the others by more.
 _JITTER = 0.25
+# Containers whose index leads to the same frames that reading from the start gives, and how many seconds before a
+# wanted time reading begins: what a jump leaves out or spoils is past by then.
+_JUMPING_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+_RUN_UP = 10.0
 
 
 class VideoError(ValueError):
@@ -288,20 +293,73 @@ def iter_frames(path: str | Path) -> Iterator[tuple[float, np.ndarray]]:
     >>> [(seconds, frame.shape) for seconds, frame in iter_frames(path)]
     [(0.0, (4, 6, 3))]
     """
-    return _timed_pictures(path, *_open(path))  # opened here, so that errors come at the call
+    return ((seconds, picture()) for seconds, picture in iter_lazy_frames(path))
 
 
-def _timed_pictures(path: str | Path, container: Any, stream: Any) -> Iterator[tuple[float, np.ndarray]]:
+def iter_lazy_frames(path: str | Path, after: float | None = None) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
+    """Decodes a video as `iter_frames` does, and leaves it to the caller whether to make a frame into RGB.
+
+    That takes about as long as the decoding: who looks at few frames saves half the time.
+
+    Args:
+        path: The video file.
+        after: Float. Seconds: only the frames later than this are returned, the same ones as without `after`. Where
+            the container is one to be trusted with it, reading jumps there.
+
+    Returns:
+        Iterator of pairs: the time in seconds, and a function without arguments that returns the frame, RGB in uint8
+        of shape (height, width, 3).
+
+    Raises:
+        FileNotFoundError, VideoError: as `iter_frames`; that no frame comes after `after` is no error.
+    """
+    container, stream = _open(path)  # opened here, so that errors come at the call
+    if after is not None and not _jump(container, stream, after):
+        container.close()
+        container, stream = _open(path)
+    return _timed_frames(path, container, stream, after)
+
+
+def _jump(container: Any, stream: Any, after: float) -> bool:
+    """Moves to a keyframe well before a time, if that can be trusted to give the same frames; returns whether."""
+    if container.format.name not in _JUMPING_FORMATS:
+        return False
+    tick = stream.time_base
+    target = math.floor((after - _RUN_UP) / tick)
+    try:
+        container.seek(target, stream=stream)
+        landing = next(_decoded(container, stream), None)
+        container.seek(target, stream=stream)
+    except av.error.FFmpegError:
+        return False
+    return landing is not None and landing.pts is not None and landing.pts * tick <= after
+
+
+def _timed_frames(
+    path: str | Path, container: Any, stream: Any, after: float | None
+) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
     count = 0
     with container:
-        rate = _stated_rates(stream)[0]
-        tick, is_timed = stream.time_base, not _lacks_times(container, stream)
+        rate, is_timed = _stated_rates(stream)[0], not _lacks_times(container, stream)
+        tick = float(stream.time_base)
         for frame in _decoded(container, stream):
-            seconds = float(count / rate) if frame.pts is None or not is_timed else frame.pts * float(tick)
-            yield seconds, _picture(frame)
+            seconds = float(count / rate) if frame.pts is None or not is_timed else frame.pts * tick
             count += 1
-    if not count:
+            if after is None or seconds > after:
+                yield seconds, functools.partial(_picture, frame)
+    if not count and after is None:
         raise VideoError(f"No frame of {path} can be decoded. Is the file complete? Does another player show it?")
+
+
+def stated_duration(path: str | Path) -> float | None:
+    """Returns how many seconds a file says it lasts, without reading it; None where it does not say. May be wrong.
+
+    Raises:
+        FileNotFoundError, VideoError: as `iter_frames`.
+    """
+    container, _ = _open(path)
+    with container:
+        return None if container.duration is None else container.duration / av.time_base
 
 
 def _open(path: str | Path) -> tuple[Any, Any]:

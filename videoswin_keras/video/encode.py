@@ -1,20 +1,22 @@
 """Writes frames as a video file."""
 
-import os
 from collections.abc import Iterable
+from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
 
+from videoswin_keras.atomic import replacing
 
-def write_video(path: str | Path, frames: Iterable[np.ndarray], rate: int = 25) -> None:
+
+def write_video(path: str | Path, frames: Iterable[np.ndarray], rate: float = 25) -> None:
     """Encodes frames as H.264, by way of a temporary name.
 
     Args:
         path: File to write; its ending decides the container (.mp4, .mkv, …).
         frames: Each uint8 (height, width, 3), RGB in 0–255, with even sides, all of one size.
-        rate: Integer. Frames per second.
+        rate: Float. Frames per second.
 
     Raises:
         ValueError: if there are no frames.
@@ -25,20 +27,14 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], rate: int = 25) 
     >>> folder = tempfile.mkdtemp()
     >>> write_video(f"{folder}/grey.mp4", np.full((8, 32, 48, 3), 128, "uint8"))
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     stream = None
-    try:
-        with av.open(str(temporary), "w") as container:
-            for frame in frames:
-                if stream is None:
-                    stream = container.add_stream("libx264", rate=rate)
-                    stream.height, stream.width = frame.shape[:2]
-                    stream.pix_fmt = "yuv420p"
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+    with replacing(path) as temporary, av.open(str(temporary), "w") as container:
+        for frame in frames:
             if stream is None:
-                raise ValueError(f"There are no frames to write to {path}.")
-            container.mux(stream.encode())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+                stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+                stream.height, stream.width = frame.shape[:2]
+                stream.pix_fmt = "yuv420p"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        if stream is None:
+            raise ValueError(f"There are no frames to write to {path}.")
+        container.mux(stream.encode())
