@@ -1,5 +1,6 @@
 """Classifying video files: decode, sample, preprocess, predict, average, name."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -15,6 +16,7 @@ from videoswin_keras.checkpoints.load import locate, open_checkpoint
 from videoswin_keras.checkpoints.own import read_metadata
 from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.conversion import build
+from videoswin_keras.models.recurrent import RecurrentVideoSwin
 from videoswin_keras.video import protocols, transforms
 from videoswin_keras.video.protocols import Protocol
 
@@ -75,23 +77,18 @@ class VideoPipeline:
     def __init__(
         self,
         model: VideoSwinClassifier,
-        labels: list[str] | tuple[str, ...] | None = None,
+        labels: Sequence[str] | None = None,
         protocol: Protocol | None = None,
     ):
-        classes = model.output_shape[-1]
         self.model = model
-        self.labels = tuple(labels or (f"class {index}" for index in range(classes)))
+        self.labels = _class_names(labels, model)
         self.protocol = protocol or protocols.get("kinetics")
-        if len(self.labels) != classes:
-            raise ValueError(
-                f"The model has {classes} classes, but there are {len(self.labels)} class names. Is it the right list?"
-            )
 
     @classmethod
     def load(
         cls,
         weights: str | Path,
-        labels: list[str] | tuple[str, ...] | None = None,
+        labels: Sequence[str] | None = None,
         protocol: Protocol | None = None,
         interval: int | None = None,
     ) -> Self:
@@ -107,32 +104,10 @@ class VideoPipeline:
             FileNotFoundError, CheckpointError: as `load_checkpoint`.
             ValueError: if the model has no classes.
         """
-        path = locate(weights)
-        metadata = read_metadata(path)
-        entry = zoo.ENTRIES.get(str(weights)) or zoo.ENTRIES.get(metadata.get("name", ""))
-        if path.suffix == ".keras":
-            model, format_ = keras.models.load_model(path, compile=False), "videoswin_keras"
-        else:
-            checkpoint = open_checkpoint(path)
-            model, format_ = build(checkpoint, include_rescaling=True), checkpoint.format
-        format_ = metadata.get("format", format_)  # what it was converted from, or is
-        if not isinstance(model, VideoSwinClassifier):
-            raise ValueError(f"{weights} has no classes: it is a {type(model).__name__}, not a VideoSwinClassifier.")
-        height, width = model.input_shape[2:4]
-        if protocol is None and height != width:
-            raise ValueError(
-                f"{weights} takes clips of {height} × {width} pixels only, and crops are square. "
-                "Build it for clips of any size."
-            )
-        dataset = None
-        if entry:
-            dataset = entry.dataset
-        elif format_ != "videoswin_keras":
-            dataset = _DATASET_OF_CLASSES.get(model.output_shape[-1])
-        if labels is None and dataset:
-            labels = dataset_labels(dataset)
-        test = "torchvision" if format_ == "torchvision" else dataset
-        protocol = protocol or _protocol(entry, test, model)
+        model, labels, known_protocol = load_classifier(weights, labels)
+        protocol = protocol or known_protocol
+        if isinstance(model, RecurrentVideoSwin):
+            model = model.model  # what it gives while the memory is empty, as it is for the first clip of a video
         return cls(model, labels, protocol if interval is None else replace(protocol, interval=interval))
 
     def __call__(self, path: str | Path, views: int = 1, progress: bool = False) -> Classification:
@@ -158,6 +133,63 @@ class VideoPipeline:
         The softmax of the logits; of a model with an activation what it gives.
         """
         return as_probabilities(self.model, self.model.predict(as_input(self.model, clip[None]), verbose=0))[0]
+
+
+def load_classifier(
+    weights: str | Path, labels: Sequence[str] | None = None
+) -> tuple[VideoSwinClassifier | RecurrentVideoSwin, tuple[str, ...], Protocol]:
+    """Loads a model that has classes, with or without a memory.
+
+    Args:
+        weights: A name of the zoo, a URL, a checkpoint file of any known format, or a `.keras` model.
+        labels: Class names in index order. Default: those of the dataset it was trained on, where that is known, else
+            "class 0", "class 1", ….
+
+    Returns:
+        The model; the names of its classes; and the protocol of its clips: that of the published checkpoint, or
+        Kinetics', for clips of the model's own size.
+
+    Raises:
+        FileNotFoundError, CheckpointError: as `load_checkpoint`.
+        ValueError: if the model has no classes, or not as many as labels, or takes only clips that are not square.
+    """
+    path = locate(weights)
+    metadata = read_metadata(path)
+    entry = zoo.ENTRIES.get(str(weights)) or zoo.ENTRIES.get(metadata.get("name", ""))
+    if path.suffix == ".keras":
+        model, format_ = keras.models.load_model(path, compile=False), "videoswin_keras"
+    else:
+        checkpoint = open_checkpoint(path)
+        model, format_ = build(checkpoint, include_rescaling=True), checkpoint.format
+    format_ = metadata.get("format", format_)  # what it was converted from, or is
+    classifier = model.model if isinstance(model, RecurrentVideoSwin) else model
+    if not isinstance(classifier, VideoSwinClassifier):
+        raise ValueError(f"{weights} has no classes: it is a {type(classifier).__name__}, not a VideoSwinClassifier.")
+    height, width = classifier.input_shape[2:4]
+    if height != width:
+        raise ValueError(
+            f"{weights} takes clips of {height} × {width} pixels only, and crops are square. "
+            "Build it for clips of any size."
+        )
+    dataset = None
+    if entry:
+        dataset = entry.dataset
+    elif format_ != "videoswin_keras":
+        dataset = _DATASET_OF_CLASSES.get(classifier.output_shape[-1])
+    test = "torchvision" if format_ == "torchvision" else dataset
+    if labels is None and dataset:
+        labels = dataset_labels(dataset)
+    return model, _class_names(labels, classifier), _protocol(entry, test, classifier)
+
+
+def _class_names(labels: Sequence[str] | None, model: VideoSwinClassifier) -> tuple[str, ...]:
+    classes = model.output_shape[-1]
+    names = tuple(labels or (f"class {index}" for index in range(classes)))
+    if len(names) != classes:
+        raise ValueError(
+            f"The model has {classes} classes, but there are {len(names)} class names. Is it the right list?"
+        )
+    return names
 
 
 def as_input(model: VideoSwinClassifier, pixels: np.ndarray) -> np.ndarray:
@@ -192,7 +224,7 @@ def _protocol(entry: zoo.ZooEntry | None, test: str | None, model: VideoSwinClas
 def classify(
     path: str | Path,
     weights: str | Path = "tiny_kinetics400",
-    labels: list[str] | tuple[str, ...] | None = None,
+    labels: Sequence[str] | None = None,
     views: int = 1,
 ) -> Classification:
     """Classifies one video file. For many files, load a `VideoPipeline` once and call it.

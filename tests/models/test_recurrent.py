@@ -1,5 +1,6 @@
 """The model with a memory: one step per clip, sequences of clips, states, and weights."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -7,7 +8,15 @@ from contract import check_config, compute
 from gradients import outputs_and_gradients
 from keras import ops
 
-from videoswin_keras import RecurrentVideoSwin, VideoSwinT, load_checkpoint
+from videoswin_keras import (
+    CheckpointError,
+    RecurrentVideoSwin,
+    VideoSwinBackbone,
+    VideoSwinT,
+    convert,
+    from_checkpoint,
+    load_checkpoint,
+)
 from videoswin_keras.models.recurrent import flatten, load_state, save_state, unflatten
 
 SMALL = {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "window_size": (2, 3, 3)}
@@ -240,6 +249,35 @@ def test_weights_with_and_without_a_memory_load(tmp_path):
         load_checkpoint(small_model({"stages": (2,)}), tmp_path / "memory.weights.h5")
     with pytest.raises(ValueError, match=r"memory1.tokens: the checkpoint has \(3, 8\), expected \(7, 8\)"):
         load_checkpoint(small_model({"num_tokens": 7}), tmp_path / "memory.weights.h5")
+
+
+def test_a_model_with_a_memory_from_its_weights_alone(tmp_path):
+    """Stages, tokens and length of the memory come with the weights, whichever file they are in."""
+    model, sequence = small_model(include_rescaling=False), clips()
+    expected = compute(model, sequence)
+    model.save(tmp_path / "model.keras")
+    convert(tmp_path / "model.keras", tmp_path / "converted.weights.h5")
+    convert(tmp_path / "converted.weights.h5", tmp_path / "again.keras")
+    restored = from_checkpoint(tmp_path / "converted.weights.h5")
+    assert {name: value for name, value in restored.arguments.items() if name in MEMORY} == MEMORY
+    np.testing.assert_array_equal(compute(restored, sequence), expected)
+    np.testing.assert_array_equal(compute(keras.models.load_model(tmp_path / "again.keras"), sequence), expected)
+    convert(tmp_path / "model.keras", tmp_path / "features.weights.h5", drop_head=True)
+    features = from_checkpoint(tmp_path / "features.weights.h5")
+    assert isinstance(features, RecurrentVideoSwin)
+    assert isinstance(features.model, VideoSwinBackbone)
+
+
+@pytest.mark.parametrize("length", [np.int32(0), np.array([3, 4]), np.float32(3), None])
+def test_a_memory_of_no_length(tmp_path, length):
+    small_model(trained=False).save_weights(tmp_path / "model.weights.h5")
+    with h5py.File(tmp_path / "model.weights.h5", "a") as file:
+        variables = file["layers/feedback_attention_memory/vars"]
+        del variables["memory_length"]
+        if length is not None:
+            variables["memory_length"] = length
+    with pytest.raises(CheckpointError, match="number from 1" if length is not None else "does not say of how many"):
+        from_checkpoint(tmp_path / "model.weights.h5")
 
 
 # --- errors -----------------------------------------------------------------------------------------------------

@@ -56,12 +56,13 @@ def recognise(tensors: State, window_size: tuple[int, int, int] | None = None) -
         )
     state = FORMATS[name][1](tensors)
     buffers = {key: state.pop(key) for key in list(state) if key.endswith(("relative_position_index", "attn_mask"))}
+    lengths = {int(key.removeprefix("memory").split(".")[0]): _length(state.pop(key)) for key in _lengths(state)}
     if name.startswith("image_swin"):
         window = window_size or DEFAULT_WINDOW
         state = adaptation.inflate(state, window)
     else:
         window = _window(state, buffers, window_size)
-    return Checkpoint(name, infer(state, window), state)
+    return Checkpoint(name, infer(state, window, lengths), state)
 
 
 def _window(state: State, buffers: State, stated: tuple[int, int, int] | None) -> tuple[int, int, int]:
@@ -84,6 +85,16 @@ def _window(state: State, buffers: State, stated: tuple[int, int, int] | None) -
         f"{', '.join(map(str, windows_with_rows(most)[:5]))}, …. Build the model with the right one and use "
         "`load_checkpoint`, or pass it as `window_size` to `convert`."
     )
+
+
+def _lengths(state: State) -> list[str]:
+    return [key for key in state if re.fullmatch(r"memory\d+\.memory_length", key)]
+
+
+def _length(value: np.ndarray) -> int:
+    if value.size != 1 or value.dtype.kind not in "iu" or not 1 <= value.item() <= 1_000_000:
+        raise CheckpointError(f"The clips in a memory's queue must be a number from 1. Received: {value}.")
+    return value.item()
 
 
 def _distinct(buffers: State) -> list[np.ndarray]:
@@ -260,6 +271,8 @@ def _memory_names(state: State, embed_dim: int) -> State:
         if layer in stages and index.isdigit() and int(index) < len(names):
             key = f"memory{stages[layer]}.{names[int(index)]}"
             renamed[key] = from_keras(key, value)
+        elif layer in stages and index == "memory_length" and not where:
+            renamed[f"memory{stages[layer]}.memory_length"] = value
         else:
             renamed[path] = value
     return renamed

@@ -30,7 +30,7 @@ TABLE = "attn.relative_position_bias_table"
 class Architecture:
     """What determines the parameters of a model. `num_classes` is None where there is no head.
 
-    `memory` holds a pair (stage, summary tokens) for each memory.
+    `memory` holds (stage, summary tokens, clips in the queue) of each memory; the last shapes no parameter.
     """
 
     embed_dim: int
@@ -43,7 +43,7 @@ class Architecture:
     patch_norm: bool = True
     channels: int = 3
     num_classes: int | None = None
-    memory: tuple[tuple[int, int], ...] = ()
+    memory: tuple[tuple[int, int, int], ...] = ()
 
     @classmethod
     def of(cls, model: Any) -> Self:
@@ -61,7 +61,10 @@ class Architecture:
             **{name: arguments[name] for name in cls.__dataclass_fields__ if name in arguments},
             channels=arguments["input_shape"][-1],
             num_classes=None if model is backbone else model.arguments["num_classes"],
-            memory=tuple((int(stage.removeprefix("stage")), layer.num_tokens) for stage, layer in memories.items()),
+            memory=tuple(
+                (int(stage.removeprefix("stage")), layer.num_tokens, layer.memory_length)
+                for stage, layer in memories.items()
+            ),
         )
 
     def backbone_arguments(self) -> dict[str, Any]:
@@ -77,7 +80,7 @@ class Architecture:
 
     def describe(self) -> str:
         classes = "no head" if self.num_classes is None else f"{self.num_classes} classes"
-        memories = "".join(f", memory of {tokens} tokens after stage {stage}" for stage, tokens in self.memory)
+        memories = "".join(f", memory of {tokens} tokens after stage {stage}" for stage, tokens, _ in self.memory)
         return (
             f"embed_dim={self.embed_dim}, depths={self.depths}, num_heads={self.num_heads}, "
             f"window_size={self.window_size}, {self.channels} channels, {classes}{memories}"
@@ -132,7 +135,7 @@ def parameters(architecture: Architecture) -> Iterator[Parameter]:
     yield from norm("backbone.norm", dim, "norm", "")
     if a.num_classes is not None:
         yield from linear("cls_head.fc_cls", dim, a.num_classes, "head", "")
-    for number, tokens in a.memory:  # no publisher has it: the keys are this library's
+    for number, tokens, _ in a.memory:  # no publisher has it: the keys are this library's
         key = layer = f"memory{number}"
         size = a.embed_dim * 2 ** (number - 1)
         for name, shape in (("gate", (size,)), ("age_scale", ()), ("tokens", (tokens, size))):
@@ -158,11 +161,12 @@ def from_keras(key: str, value: np.ndarray) -> np.ndarray:
     return np.transpose(value, (value.ndim - 1, value.ndim - 2, *range(value.ndim - 2))) if value.ndim > 2 else value
 
 
-def infer(state: State, window_size: tuple[int, int, int]) -> Architecture:
+def infer(state: State, window_size: tuple[int, int, int], memory_lengths: dict[int, int]) -> Architecture:
     """Returns the architecture whose parameters `state` holds, from keys and shapes.
 
     Every number is what most of the tensors that depend on it say, so that one missing or misshapen tensor is
-    reported as that and not as another architecture.
+    reported as that and not as another architecture. `memory_lengths` are the clips in the queue of the memory after
+    each stage that has one.
 
     Raises:
         CheckpointError: if nothing tells one of the numbers.
@@ -195,16 +199,15 @@ def infer(state: State, window_size: tuple[int, int, int]) -> Architecture:
         patch_norm=any(key.startswith("backbone.patch_embed.norm") for key in state),
         channels=kernel.shape[1] if has_kernel else Architecture.channels,  # type: ignore[union-attr]
         num_classes=vote("|".join(map(re.escape, HEAD_KEYS)), 0) if has_head else None,
-        memory=_memories(state),
+        memory=_memories(state, memory_lengths),
     )
 
 
-def _memories(state: State) -> tuple[tuple[int, int], ...]:
-    found = {}
-    for key, value in state.items():
-        if match := re.fullmatch(r"memory(\d+)\.tokens", key):
-            found[int(match[1])] = len(value)
-    return tuple(sorted(found.items()))
+def _memories(state: State, lengths: dict[int, int]) -> tuple[tuple[int, int, int], ...]:
+    tokens = {int(match[1]): len(state[key]) for key in state if (match := re.fullmatch(r"memory(\d+)\.tokens", key))}
+    if tokens.keys() - lengths.keys():
+        raise CheckpointError("The checkpoint has a memory, and does not say of how many clips. Is the file complete?")
+    return tuple((stage, tokens[stage], lengths[stage]) for stage in sorted(tokens))
 
 
 def window_of_index(index: np.ndarray, rows: int) -> tuple[int, int, int]:

@@ -19,7 +19,7 @@ METADATA = "videoswin_keras"  # attribute of the file: JSON, where the weights c
 
 
 def write(checkpoint: Checkpoint, path: str | Path, metadata: dict[str, Any]) -> None:
-    """Writes `checkpoint`, which must be whole, to `path` by way of a temporary name."""
+    """Writes `checkpoint`, which must be whole and without a memory, to `path` by way of a temporary name."""
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         for parameter in parameters(checkpoint.architecture):
             value = to_keras(parameter.key, checkpoint.state[parameter.key])
@@ -32,7 +32,11 @@ def write(checkpoint: Checkpoint, path: str | Path, metadata: dict[str, Any]) ->
 
 
 def add_metadata(path: str | Path, metadata: dict[str, Any]) -> None:
-    """Adds to a `.keras` file, a zip archive, what `write` records in a `.weights.h5`; Keras passes over it."""
+    """Adds to a file that Keras wrote what `write` records; Keras passes over it."""
+    if h5py.is_hdf5(path):
+        with h5py.File(path, "a") as file:
+            file.attrs[METADATA] = json.dumps(metadata)
+        return
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(f"{METADATA}.json", json.dumps(metadata))
 

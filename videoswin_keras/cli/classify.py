@@ -2,22 +2,18 @@
 
 import argparse
 import json
-import mimetypes
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from videoswin_keras.atomic import replacing
+from videoswin_keras.cli.inputs import find_videos, read_classes
 
 HELP = "Classify video files."
 EXAMPLES = """examples:
   videoswin classify clip.mp4 --weights tiny_kinetics400
   videoswin classify folder_of_videos --weights my_model.keras --classes my_classes.txt --json results.json
   videoswin classify clip.mp4 --weights swin3d_t.pth --views 12 --top 3"""
-
-# What a folder is searched for, beside what Python knows as a video's ending.
-VIDEO_SUFFIXES = {".3gp", ".flv", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,37 +82,6 @@ def run(options: argparse.Namespace) -> int:
     if not results:
         print("videoswin: error: none of the videos could be classified.", file=sys.stderr)
     return 1 if failed or not results else 0
-
-
-def find_videos(paths: list[str]) -> Iterator[Path]:
-    """Yields files as they are given, and the video files within folders, sorted."""
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if is_video_name(file))
-            if not found:
-                raise FileNotFoundError(f"There are no video files in the folder {path}.")
-            yield from found
-        else:
-            yield path
-
-
-def is_video_name(path: Path) -> bool:
-    kind, _ = mimetypes.guess_type(path.name)
-    return path.suffix.lower() in VIDEO_SUFFIXES or (kind or "").startswith("video/")
-
-
-def read_classes(path: str) -> list[str]:
-    """Reads class names, one per line; empty lines at the end do not count."""
-    try:
-        names = Path(path).read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"--classes must be a text file of one class name per line. Received: {path} ({error})."
-        ) from error
-    empty = [number for number, name in enumerate(names, start=1) if not name.strip()]
-    if empty or not names:
-        raise ValueError(f"{path} must hold one class name per line. Line {(empty or [1])[0]} is empty.")
-    return [name.strip() for name in names]
 
 
 def write_json(content: dict, path: Path) -> None:

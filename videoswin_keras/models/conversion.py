@@ -6,18 +6,20 @@ from typing import Any
 from videoswin_keras.atomic import replacing
 from videoswin_keras.checkpoints import own, zoo
 from videoswin_keras.checkpoints.assign import adapt, assign
+from videoswin_keras.checkpoints.errors import CheckpointError
 from videoswin_keras.checkpoints.formats import Checkpoint
 from videoswin_keras.checkpoints.load import locate, open_checkpoint
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.classifier import VideoSwinClassifier
-from videoswin_keras.models.variants import SIZES
+from videoswin_keras.models.recurrent import RecurrentVideoSwin
+from videoswin_keras.models.variants import SIZES, Model
 
 
 def from_checkpoint(
     source: str | Path,
     input_shape: tuple[int | None, ...] = (None, None, None),
     **kwargs: Any,
-) -> VideoSwinClassifier | VideoSwinBackbone:
+) -> Model:
     """Builds the model that a checkpoint is of, and loads it: nobody has to say which model it is.
 
     Args:
@@ -27,7 +29,8 @@ def from_checkpoint(
             `include_rescaling`, `dtype`, `drop_path_rate` (default: that of the size), `activation`, `name`, ….
 
     Returns:
-        A `VideoSwinClassifier`, or a `VideoSwinBackbone` where the checkpoint has no head.
+        A `VideoSwinClassifier`, or a `VideoSwinBackbone` where the checkpoint has no head; a `RecurrentVideoSwin`
+        of it where the checkpoint has a memory.
 
     Raises:
         FileNotFoundError, CheckpointError: as `load_checkpoint`.
@@ -50,9 +53,7 @@ def from_checkpoint(
     return build(checkpoint, input_shape, **kwargs)
 
 
-def build(
-    checkpoint: Checkpoint, input_shape: tuple[int | None, ...] = (None, None, None), **kwargs: Any
-) -> VideoSwinClassifier | VideoSwinBackbone:
+def build(checkpoint: Checkpoint, input_shape: tuple[int | None, ...] = (None, None, None), **kwargs: Any) -> Model:
     """Returns the model of `checkpoint` with its weights; see `from_checkpoint`."""
     architecture = checkpoint.architecture
     if len(input_shape) == 4 and input_shape[3] != architecture.channels:
@@ -68,7 +69,7 @@ def build(
     )
     drop_path_rate = {"drop_path_rate": size["drop_path_rate"]} if size else {}
     arguments = architecture.backbone_arguments() | drop_path_rate | kwargs
-    model: VideoSwinClassifier | VideoSwinBackbone
+    model: Model
     if architecture.num_classes is None:
         model = VideoSwinBackbone(shape, **arguments)
     else:
@@ -76,6 +77,11 @@ def build(
         head = {name: arguments.pop(name) for name in of_head if name in arguments}
         shared = {name: arguments[name] for name in ("dtype", "trainable") if name in arguments}
         model = VideoSwinClassifier(VideoSwinBackbone(shape, **arguments), architecture.num_classes, **head, **shared)
+    if architecture.memory:
+        stages, tokens, lengths = zip(*architecture.memory, strict=True)
+        if len(set(tokens)) > 1 or len(set(lengths)) > 1:
+            raise CheckpointError(f"The memories differ in their tokens or lengths: {architecture.memory}.")
+        model = RecurrentVideoSwin(model, stages, tokens[0], lengths[0], dtype=arguments.get("dtype"))
     assign(model, checkpoint)
     return model
 
@@ -117,10 +123,12 @@ def convert(
     entry = zoo.ENTRIES.get(str(source))
     published = {"name": entry.name, "dataset": entry.dataset} if entry else {}
     metadata = {"format": checkpoint.format, "source": path.name, **own.read_metadata(path), **published}
-    if output.name.endswith(".weights.h5"):
+    is_weights = output.name.endswith(".weights.h5")
+    if is_weights and not checkpoint.architecture.memory:
         own.write(checkpoint, output, metadata)
-    else:
-        with replacing(output) as temporary:
-            build(checkpoint).save(temporary)
-            own.add_metadata(temporary, metadata)
+        return checkpoint
+    with replacing(output) as temporary:
+        model = build(checkpoint)
+        (model.save_weights if is_weights else model.save)(temporary)
+        own.add_metadata(temporary, metadata)
     return checkpoint

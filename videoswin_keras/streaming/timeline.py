@@ -1,7 +1,7 @@
 """What is known about a recording: the results one by one, and the bouts, times and transitions they add up to."""
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,7 +84,7 @@ def bouts(intervals: Iterable[tuple[float, float, int | None]]) -> list[Bout]:
     return merged
 
 
-def transitions(timeline: list[Bout], num_classes: int) -> np.ndarray:
+def transitions(timeline: Sequence[Bout], num_classes: int) -> np.ndarray:
     """Counts how often one class follows directly on another: int64 (from, to). Across a gap nothing is counted."""
     counts = np.zeros((num_classes, num_classes), "int64")
     for one, following in itertools.pairwise(timeline):
@@ -112,7 +112,7 @@ class ClassSummary:
     longest_bout: float
 
 
-def summarise(timeline: list[Bout], num_classes: int) -> list[ClassSummary]:
+def summarise(timeline: Sequence[Bout], num_classes: int) -> list[ClassSummary]:
     """Returns a summary of each class, in index order."""
     known = sum(bout.duration for bout in timeline if bout.label is not None)
     summaries = []

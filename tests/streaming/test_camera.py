@@ -1,0 +1,133 @@
+"""Live video: a model that is too slow, outages, and a real stream over HTTP."""
+
+import http.server
+import logging
+import threading
+
+import numpy as np
+import pytest
+
+from videoswin_keras.streaming.camera import Camera, is_live, public_name
+from videoswin_keras.video.encode import write_video
+
+
+class Script:
+    """Plays the camera, the clock and the waiting: what happens is written down, and takes no time."""
+
+    def __init__(self, *connections, step=0.04):
+        self.connections, self.step = list(connections), step
+        self.now, self.waits = 1000.0, []
+
+    def read(self, source):
+        if not self.connections:
+            raise OSError("gone for good")
+        connection = self.connections.pop(0)
+        if isinstance(connection, Exception):
+            raise connection
+        for value in connection:
+            self.now += self.step
+            yield lambda value=value: np.full((2, 2, 3), value, "uint8")
+
+    def wait(self, seconds):
+        self.waits.append(seconds)
+        self.now += seconds
+        return not self.connections  # then the camera is closed
+
+    def camera(self, **settings):
+        return Camera("camera:0", read=self.read, clock=lambda: self.now, wait=self.wait, **settings)
+
+
+def run_to_the_end(camera):
+    """Lets the thread finish before anything is taken from the queue."""
+    camera._run()
+    camera.close()
+    return [(time, int(picture[0, 0, 0])) for time, picture in camera.frames()]
+
+
+def test_frames_come_with_their_time_and_thinned():
+    frames = run_to_the_end(Script(range(25)).camera(fps=4))  # 25 per second: every fourth, at least 0.125 s apart
+    assert [value for _, value in frames] == list(range(0, 25, 4))
+    np.testing.assert_allclose([time for time, _ in frames], 1000.04 + np.arange(7) * 0.16)
+
+
+def test_a_full_queue_drops_the_oldest_and_counts(caplog):
+    camera = Script(range(10), step=1.0).camera(queue_size=4)
+    with caplog.at_level(logging.ERROR):
+        assert [value for _, value in run_to_the_end(camera)] == [6, 7, 8, 9]
+    assert camera.dropped == 6
+
+
+def test_reconnection_with_back_off(caplog):
+    """One, two, four, … up to thirty seconds; from the start again once there was a frame."""
+    script = Script(*[OSError("no route")] * 7, [1, 2], [3], step=1.0)
+    camera = script.camera()
+    frames = run_to_the_end(camera)
+    assert [value for _, value in frames] == [1, 2, 3]
+    assert script.waits == [1, 2, 4, 8, 16, 30, 30, 1, 1]
+    assert camera.outages == 9
+    assert "no route; next attempt in 1 s" in caplog.text
+    assert frames[2][0] - frames[1][0] == 2.0  # the outage shows in the times
+
+
+def test_http(tmp_path):
+    """A stream over the network, that ends and is taken up again."""
+    write_video(tmp_path / "live.ts", [np.full((32, 32, 3), grey, "uint8") for grey in range(0, 200, 10)], rate=10)
+    data = (tmp_path / "live.ts").read_bytes()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "video/mp2t")
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args):
+            pass
+
+    waits = []
+
+    def wait(seconds):
+        waits.append(seconds)
+        return len(waits) == 2
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        ticks = iter(range(10**6))
+        address = f"http://127.0.0.1:{server.server_address[1]}/live.ts"
+        camera = Camera(address, clock=lambda: float(next(ticks)), wait=wait)
+        camera._run()
+        camera.close()
+        greys = [int(picture.mean()) for _, picture in camera.frames()]
+        server.shutdown()
+    assert len(greys) == 40
+    assert np.abs(np.array(greys) - np.tile(np.arange(0, 200, 10), 2)).max() <= 3
+
+
+def test_closing_ends_the_frames():
+    def endless(source):
+        while True:
+            yield lambda: np.zeros((2, 2, 3), "uint8")
+
+    camera = Camera("camera:0", fps=1000, read=endless)
+    for count, _ in enumerate(camera.frames()):
+        if count == 3:
+            camera.close()
+    assert not any(thread.name == "camera camera:0" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("camera:0", True), ("rtsp://host/1", True), ("HTTP://host/a.ts", True), ("night.mp4", False), ("a:b.mp4", False)],
+)
+def test_what_is_live(source, expected):
+    assert is_live(source) == expected
+    if not expected:
+        with pytest.raises(ValueError, match="camera:0"):
+            Camera(source)
+
+
+def test_passwords_are_not_shown():
+    assert public_name("rtsp://user:p%40ss@10.0.0.2:554/ch1?x=1") == "rtsp://10.0.0.2:554/ch1?x=1"
+    assert public_name("rtsp://user:p@ss@host/") == "rtsp://host/"
+    assert public_name("rtsp://10.0.0.2/a@b") == "rtsp://10.0.0.2/a@b"
+    assert public_name("camera:0") == "camera:0"

@@ -1,0 +1,152 @@
+"""Each format is read back by what its users read it with."""
+
+import csv
+import json
+from datetime import datetime
+
+import edfio
+import mne
+import numpy as np
+import pandas
+import pytest
+import webvtt
+
+from videoswin_keras.streaming import writers
+from videoswin_keras.streaming.timeline import Bout, Result
+
+LABELS = ("awake", "sleep, deep <3 & more", "große Ruhe")
+TIMELINE = [Bout(0.0, 8.0, 0), Bout(8.0, 36000.25, 1), Bout(36000.25, 36010.0, None), Bout(36010.0, 36012.125, 2)]
+RESULTS = [
+    Result(0.0, 8.0, (0.75, 0.25, 0.0), (0.5, 0.5, 0.0)),
+    Result(8.0, 10.0, (1 / 3, 1 / 3, 1 / 3), (0.0, 1.0, 0.0)),
+    Result(10.0, 12.0, None),
+]
+
+
+@pytest.fixture(params=[None, datetime(2026, 11, 20, 22, 15, 30)])
+def about(request):
+    return writers.About("night", LABELS, "night.mp4", 4.0, request.param)
+
+
+def test_csv(tmp_path, about):
+    writers.write_csv(tmp_path / "results.csv", iter(RESULTS), about)
+    table = pandas.read_csv(tmp_path / "results.csv")
+    assert list(table.start_s) == [0, 8, 10]
+    assert list(table.end_s) == [8, 10, 12]
+    assert (
+        list(table.clock)
+        == (["0:00:00", "0:00:08", "0:00:10"], ["22:15:30", "22:15:38", "22:15:40"])[about.started is not None]
+    )
+    assert list(table.label) == ["awake", "awake", "unscored"]
+    assert list(table.smoothed_label) == ["awake", LABELS[1], "unscored"]
+    np.testing.assert_allclose(table.uncertainty, [0.5119, 1, np.nan], atol=1e-4)
+    np.testing.assert_allclose(
+        table[[f"p({label})" for label in LABELS]], [(0.75, 0.25, 0), (1 / 3,) * 3, (np.nan,) * 3], atol=1e-6
+    )
+
+
+def test_jsonl(tmp_path, about):
+    writers.write_jsonl(tmp_path / "results.jsonl", iter(RESULTS), about)
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows[0] == {
+        "start": 0.0,
+        "end": 8.0,
+        "label": "awake",
+        "smoothed_label": "awake",
+        "uncertainty": 0.5119,
+        "probabilities": [0.75, 0.25, 0.0],
+        "smoothed": [0.5, 0.5, 0.0],
+    }
+    assert rows[2] == {"start": 10.0, "end": 12.0} | dict.fromkeys(list(rows[0])[2:])
+
+
+def test_bouts(tmp_path, about):
+    writers.write_bouts(tmp_path / "bouts.csv", TIMELINE, about)
+    table = pandas.read_csv(tmp_path / "bouts.csv")
+    assert list(table.label) == [*LABELS[:2], "unscored", LABELS[2]]
+    np.testing.assert_allclose(table.end_s - table.start_s, table.duration_s)
+    np.testing.assert_allclose(table.duration_s, [8, 35992.25, 9.75, 2.125])
+
+
+def test_boris(tmp_path, about):
+    """The columns that BORIS 8.27 writes, with its types; times of state events in order."""
+    writers.write_boris(tmp_path / "boris.csv", TIMELINE, about)
+    table = pandas.read_csv(tmp_path / "boris.csv")
+    assert list(table["Behavior"]) == list(LABELS)
+    assert set(table["Behavior type"]) == {"STATE"}
+    np.testing.assert_allclose(table["Stop (s)"] - table["Start (s)"], table["Duration (s)"])
+    assert set(table["Observation id"]) == {"night"}
+    assert list(table.columns[:2]) == ["Observation id", "Observation date"]
+    if about.started:
+        assert pandas.to_datetime(table["Observation date"])[0] == about.started
+    with (tmp_path / "boris.csv").open(encoding="utf-8") as file:
+        assert next(csv.reader(file)) == writers.BORIS_COLUMNS
+
+
+def test_edf(tmp_path, about):
+    writers.write_edf(tmp_path / "annotations.edf", TIMELINE, about)
+    annotations = mne.read_annotations(tmp_path / "annotations.edf")
+    np.testing.assert_allclose(annotations.onset, [bout.start for bout in TIMELINE])
+    np.testing.assert_allclose(annotations.duration, [bout.duration for bout in TIMELINE])
+    assert list(annotations.description) == [about.label(bout.label) for bout in TIMELINE]
+    file = edfio.read_edf(tmp_path / "annotations.edf")
+    if about.started:
+        assert datetime.combine(file.startdate, file.starttime) == about.started
+
+
+def test_edf_as_a_hypnogram(tmp_path, about):
+    """As sleep scorers read it: one stage for each epoch of 30 seconds, taken at its middle."""
+    writers.write_edf(tmp_path / "annotations.edf", TIMELINE, about)
+    annotations = mne.read_annotations(tmp_path / "annotations.edf")
+    stages = [
+        annotations.description[np.searchsorted(annotations.onset, epoch * 30 + 15, "right") - 1]
+        for epoch in range(1200)
+    ]
+    assert stages == [LABELS[1]] * 1200
+
+
+def test_webvtt(tmp_path, about):
+    writers.write_webvtt(tmp_path / "labels.vtt", TIMELINE, about)
+    captions = webvtt.read(tmp_path / "labels.vtt").captions
+    assert [caption.start for caption in captions] == ["00:00:00.000", "00:00:08.000", "10:00:00.250", "10:00:10.000"]
+    assert captions[-1].end == "10:00:12.125"
+    assert captions[1].raw_text == "sleep, deep &lt;3 &amp; more"
+
+
+def test_a_player_reads_the_subtitles(tmp_path, about):
+    """FFmpeg's reader, which most players have."""
+    import av
+
+    writers.write_webvtt(tmp_path / "labels.vtt", TIMELINE, about)
+    with av.open(str(tmp_path / "labels.vtt")) as container:
+        packets = [packet for packet in container.demux(subtitles=0) if packet.size]
+        times = [float(packet.pts * packet.time_base) for packet in packets]
+    assert times == [bout.start for bout in TIMELINE]
+
+
+def test_a_clock_that_was_never_set(tmp_path):
+    """EDF+ has no date before 1985: none is better than no file."""
+    writers.write_edf(
+        tmp_path / "a.edf", [Bout(0.0, 5.0, 0)], writers.About("n", LABELS, "n", 4.0, datetime(1970, 1, 1))
+    )
+    assert len(mne.read_annotations(tmp_path / "a.edf")) == 1
+
+
+def test_names_that_would_delimit_annotations(tmp_path):
+    about = writers.About("night", ("a\x14b\tc",), "night.mp4", 4.0)
+    writers.write_edf(tmp_path / "annotations.edf", [Bout(0.0, 5.0, 0)], about)
+    assert list(mne.read_annotations(tmp_path / "annotations.edf").description) == ["a b c"]
+
+
+def test_nothing_to_write(tmp_path, about):
+    for write in (writers.write_csv, writers.write_jsonl, writers.write_bouts, writers.write_boris):
+        write(tmp_path / write.__name__, [], about)
+    writers.write_webvtt(tmp_path / "labels.vtt", [], about)
+    assert webvtt.read(tmp_path / "labels.vtt").captions == []
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_clock():
+    about = writers.About("night", LABELS, "night.mp4", 4.0, datetime(2026, 11, 20, 23, 59, 59))
+    assert about.clock(2.5) == "00:00:01"
+    assert writers.About("night", LABELS, "night.mp4", 4.0).clock(36061.9) == "10:01:01"

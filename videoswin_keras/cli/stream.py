@@ -1,0 +1,246 @@
+"""`videoswin stream`: what happens in recordings of hours, or before a camera."""
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import re
+import signal
+import sys
+import threading
+from collections import Counter
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from videoswin_keras.cli.inputs import find_videos, read_classes
+from videoswin_keras.streaming.camera import Camera, is_live, public_name
+from videoswin_keras.streaming.journal import check_is_new
+from videoswin_keras.streaming.writers import About, length_of_time
+
+HELP = "Classify recordings of any length, or live video, clip after clip."
+EXAMPLES = """examples:
+  videoswin stream night.mp4 --weights sows.keras --classes stages.txt --out results
+  videoswin stream night.mp4 --weights sows.keras --classes stages.txt --out results --resume
+  videoswin stream card/ --join --start "2026-11-20 21:30" --weights sows.keras --out results
+  videoswin stream rtsp://10.0.0.7/1 --weights sows.keras --out results --hours 10
+
+Each recording gets a folder in --out: results.csv, results.jsonl, bouts.csv, boris.csv (BORIS's aggregated events),
+annotations.edf (EDF+), labels.vtt (WebVTT), report.png, report.html. Killed at any moment, it goes on with --resume."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="video files, or folders of them; or one camera: camera:0, or an address such as rtsp://…",
+    )
+    parser.add_argument(
+        "--weights", required=True, help="a .keras model, a checkpoint of any known format, or a name of the zoo"
+    )
+    parser.add_argument("--out", required=True, help="folder for the results")
+    parser.add_argument("--classes", help="text file of class names, one per line (default: the checkpoint's own)")
+    parser.add_argument("--fps", type=float, default=4.0, help="frames per second to look at (default: %(default)s)")
+    parser.add_argument("--frames", type=int, help="frames of a clip (default: the model's own, else 32)")
+    parser.add_argument("--stride", type=int, default=8, help="a clip every so many frames (default: %(default)s)")
+    parser.add_argument(
+        "--smooth", type=int, default=9, help="results the median is taken of, 1 to 99 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--join", action="store_true", help="take all files as one recording, in the order of their names"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on with what is in --out, where it was stopped")
+    parser.add_argument("--start", help='time of day of the first frame, as "2026-11-20 21:30", for the reports')
+    parser.add_argument(
+        "--annotate", action="store_true", help="also write a video with label, probabilities and clock"
+    )
+    parser.add_argument("--hours", type=float, help="stop a camera after so many hours (default: at Ctrl-C)")
+    parser.add_argument(
+        "--batch-size", type=int, default=4, help="clips of a recording to compute at once (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--save-every", type=float, default=60.0, help="seconds after which all is saved (default: %(default)s)"
+    )
+    parser.add_argument("--device", help="where to compute: cpu, gpu, gpu:1, … (default: the backend's choice)")
+
+
+def run(options: argparse.Namespace) -> int:
+    # What is wrong is said before anything is loaded, and before hours are spent.
+    _check_installed()
+    started = _time_of_day(options.start)
+    classes = read_classes(options.classes) if options.classes else None
+    sources = _sources(options)
+    _check_output(Path(options.out), list(sources), options.resume)
+    _check_installed()
+
+    from videoswin_keras.backend import device
+    from videoswin_keras.checkpoints.load import locate
+    from videoswin_keras.classification import load_classifier
+    from videoswin_keras.streaming.stream import VideoStream
+    from videoswin_keras.video.decode import VideoError
+
+    is_live = any(isinstance(source, str) for source in sources.values())
+    failed = 0
+    with device(options.device):
+        weights = locate(options.weights)
+        model, labels, protocol = load_classifier(options.weights, classes)
+        arguments = {
+            "fps": options.fps,
+            "clip_frames": options.frames or protocol.clip_frames,
+            "stride": options.stride,
+            "smooth": options.smooth,
+            "centred": not is_live,
+            "short_side": protocol.short_side_single,
+            "crop": protocol.crop,
+            "batch_size": 1 if is_live else options.batch_size,
+        }
+        stream = VideoStream(model, **arguments)
+        settings = {
+            "weights": weights.name,
+            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
+            "backend": os.environ["KERAS_BACKEND"],
+            "labels": list(labels),
+            **arguments,
+        }
+        for name, source in sources.items():
+            about = About(name, labels, _described(source), options.fps, started)
+            try:
+                failed += _stream(stream, source, about, settings, options)
+            except (VideoError, OSError) as error:
+                failed += 1
+                print(f"videoswin: skipped: {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _stream(stream: Any, source: list[Path] | str, about: Any, settings: dict, options: argparse.Namespace) -> bool:
+    """Runs one recording or camera to its end; returns whether parts of it could not be read."""
+    from videoswin_keras.streaming.recording import Recording
+    from videoswin_keras.streaming.run import Run
+
+    frames = Camera(source, options.fps) if isinstance(source, str) else Recording(source)
+    files = [] if isinstance(source, str) else [f"{path.name}, {path.stat().st_size} bytes" for path in source]
+    own = {**settings, "source": about.source, "files": files, "start": options.start}
+    run = Run(stream, frames, Path(options.out) / about.name, about, own, options.resume, options.save_every)
+    if run.is_finished:
+        print(f"{about.name}: done already, see {run.folder}")
+        return False
+    try:
+        if isinstance(frames, Camera):
+            _watch(run, frames, options.hours)
+        else:
+            _read(run, frames)
+    except KeyboardInterrupt:
+        print(f"videoswin: {about.name} is kept as it was last saved; --resume goes on from there.", file=sys.stderr)
+        raise
+    timeline = run.finish(options.annotate, progress=True)
+    total = timeline[-1].end
+    print(f"{about.name}: {length_of_time(total)}, see {run.folder}")
+    seconds: Counter[str] = Counter()
+    for bout in timeline:
+        seconds[about.label(bout.label)] += bout.duration  # type: ignore[assignment]
+    for label, duration in seconds.most_common(10):
+        print(f"  {100 * duration / total:6.2f} %  {label}")
+    return isinstance(frames, Recording) and bool(frames.skipped)
+
+
+def _read(run: Any, recording: Any) -> None:
+    """Takes a recording to its end, behind a progress bar in seconds of video."""
+    total = recording.duration()
+    with tqdm(total=total and round(total), initial=round(run.position), unit="s", disable=None, leave=False) as bar:
+        for result in run.results():
+            bar.update(round(result.end) - bar.n)
+
+
+def _watch(run: Any, camera: Any, hours: float | None) -> None:
+    """Prints what a camera shows until it is stopped."""
+
+    def stop(*_: Any) -> None:
+        camera.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # at the second Ctrl-C nothing is waited for
+
+    earlier = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
+    timer = threading.Timer(hours * 3600, camera.close) if hours else None
+    if timer:
+        timer.daemon = True
+        timer.start()
+    print("Ctrl-C stops and writes the report.", file=sys.stderr)
+    try:
+        for result in run.results():
+            about, began = run.about, run.state.sampler.origin
+            latency = camera.clock() - began - result.end
+            sure = "" if result.smoothed is None else f"{max(result.smoothed):5.0%}"
+            moment = f"{datetime.fromtimestamp(began + result.end):%H:%M:%S}"
+            dropped = f", {camera.dropped} frames dropped" if camera.dropped else ""
+            print(
+                f"{moment}  {about.label(result.smoothed_label)} {sure}  ({latency:.1f} s behind{dropped})", flush=True
+            )
+    finally:
+        if timer:
+            timer.cancel()
+        for name, handler in earlier.items():
+            signal.signal(name, handler)
+
+
+def _sources(options: argparse.Namespace) -> dict[str, list[Path] | str]:
+    """Returns what to stream by the name of its folder: the files of a recording, or a camera."""
+    cameras = [source for source in options.sources if is_live(source)]
+    if cameras:
+        if len(options.sources) > 1:
+            raise ValueError(f"One camera at a time, and no files beside it. Received: {', '.join(options.sources)}.")
+        if options.join or options.annotate or options.start:
+            raise ValueError("--join, --annotate and --start are for recordings, not for a camera.")
+        if options.hours is not None and not options.hours > 0:
+            raise ValueError(f"--hours must be positive. Received: {options.hours}.")
+        return {re.sub(r"\W+", "_", public_name(cameras[0])).strip("_"): cameras[0]}
+    if options.hours is not None:
+        raise ValueError("--hours is for a camera.")
+    videos = list(find_videos(options.sources))
+    for video in videos:
+        if not video.is_file():
+            raise FileNotFoundError(f"No video file at {video}. Is the path right?")
+    if options.join:
+        first = Path(options.sources[0])
+        return {first.stem if first.is_file() else first.resolve().name: videos}
+    if options.start and len(videos) > 1:
+        raise ValueError(f"--start is for one recording. Received: {len(videos)} files; --join makes them one.")
+    names = [video.stem for video in videos]
+    if len(set(names)) < len(names):
+        names = [f"{video.resolve().parent.name}_{video.stem}" for video in videos]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"Two recordings would have the folder {twice}. Give them in two calls, each with its --out.")
+    return {name: [video] for name, video in zip(names, videos, strict=True)}
+
+
+def _described(source: list[Path] | str) -> str:
+    return public_name(source) if isinstance(source, str) else ", ".join(path.name for path in source)
+
+
+def _time_of_day(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f'--start must be a date and time such as "2026-11-20 21:30". Received: {text!r}.') from error
+    return moment.replace(tzinfo=None, microsecond=0)
+
+
+def _check_output(out: Path, names: list[str], resume: bool) -> None:
+    existing = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise PermissionError(f"--out {out} cannot be written to: {existing} is a file, or write-protected.")
+    if not resume:
+        for name in names:
+            check_is_new(out / name)
+
+
+def _check_installed() -> None:
+    missing = [name for name in ("matplotlib", "edfio", "webvtt") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f'The reports need {", ".join(missing)}, not installed here: pip install "videoswin-keras[stream]"'
+        )

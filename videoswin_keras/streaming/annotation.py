@@ -1,0 +1,99 @@
+"""Draws what is known about a recording into its pictures: label, probabilities, clock."""
+
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+
+from videoswin_keras.streaming.frames import sample
+from videoswin_keras.streaming.timeline import Result
+from videoswin_keras.streaming.writers import About
+
+_BAND = 56  # pixels below the picture
+_LONGER_SIDE = 640  # pixels of a picture
+# matplotlib's ten colours, as in the report.
+_COLOURS = [tuple(int(code[i : i + 2], 16) for i in (0, 2, 4)) for code in (
+    "1f77b4", "ff7f0e", "2ca02c", "d62728", "9467bd", "8c564b", "e377c2", "7f7f7f", "bcbd22", "17becf",
+)]  # fmt: skip
+
+
+def annotate(
+    frames: Iterable[tuple[float, Any]], results: Iterable[Result], about: About, longest_hold: float = 2.0
+) -> Iterator[np.ndarray]:
+    """Yields the pictures that the stream looked at, with what it said about them, `about.fps` per second.
+
+    Args:
+        frames: Pairs of time and function that returns the frame, as the stream took them.
+        results: Its results, smoothed, in order.
+        about: What the recording is.
+        longest_hold: As in `VideoStream`; in a gap the picture is grey.
+
+    Yields:
+        uint8 RGB (height, width, 3), all of one size, both sides even.
+    """
+    size: tuple[int, int] | None = None
+    remaining = iter(results)
+    result = next(remaining, None)
+    for moment, frame in enumerate(sample(frames, about.fps, longest_hold)):
+        seconds = moment / about.fps
+        while result is not None and result.end <= seconds + 1e-9:
+            result = next(remaining, None)
+        picture = None if frame is None else frame()
+        if size is None:
+            assert picture is not None  # the first moment is that of the first frame
+            size = _size(*picture.shape[:2])
+        yield np.concatenate([_fit(picture, size), _band(size[1], result, about, seconds)])
+
+
+def _size(height: int, width: int) -> tuple[int, int]:
+    scale = _LONGER_SIDE / max(height, width)
+    return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
+
+
+def _fit(picture: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
+    """Shows a picture of any size within `size`, in its proportions."""
+    canvas = np.full((*size, 3), 96 if picture is None else 0, "uint8")
+    if picture is not None:
+        scale = min(size[0] / picture.shape[0], size[1] / picture.shape[1])
+        height, width = (
+            max(1, min(round(side * scale), limit)) for side, limit in zip(picture.shape, size, strict=False)
+        )
+        top, left = (size[0] - height) // 2, (size[1] - width) // 2
+        canvas[top : top + height, left : left + width] = cv2.resize(
+            picture, (width, height), interpolation=cv2.INTER_AREA
+        )
+    return canvas
+
+
+def _band(width: int, result: Result | None, about: About, seconds: float) -> np.ndarray:
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (width, _BAND), (20, 20, 20))
+    draw = ImageDraw.Draw(image)
+    clock = about.clock(seconds)
+    room = width - 16 - draw.textlength(clock, _font())
+    draw.text((room + 8, 6), clock, (200, 200, 200), _font())
+    label = None if result is None else result.smoothed_label
+    name = about.label(label)
+    while name and draw.textlength(name, _font()) > room:
+        name = name[:-1]
+    draw.text((8, 6), name, (150, 150, 150) if label is None else _COLOURS[label % len(_COLOURS)], _font())
+    if result is not None and result.probabilities is not None:
+        left = 8.0
+        for index, probability in enumerate(result.probabilities):
+            right = left + probability * (width - 16)
+            if round(right) > round(left):
+                draw.rectangle((round(left), 34, round(right) - 1, 46), fill=_COLOURS[index % len(_COLOURS)])
+            left = right
+    return np.asarray(image)
+
+
+@lru_cache(maxsize=1)
+def _font() -> Any:
+    import matplotlib
+    from PIL import ImageFont
+
+    # The one font with many alphabets that is there wherever reports can be drawn.
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 18)

@@ -1,0 +1,150 @@
+"""Live video: a camera that is never waited for, and comes back after an outage."""
+
+import logging
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+_log = logging.getLogger(__name__)
+
+_FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds before another attempt to connect; doubled after each that fails
+_TIMEOUT_MS = 10_000  # to connect, and for the next frame
+_SCHEMES = {"rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt"}
+
+
+def is_live(source: str) -> bool:
+    """Whether `source` is a camera, "camera:0", or the address of a stream, and not a file."""
+    return bool(re.fullmatch(r"camera:\d+", source)) or source.partition("://")[0].lower() in _SCHEMES
+
+
+def public_name(source: str) -> str:
+    """Returns `source` without the user and the password that an address may hold."""
+    scheme, separator, rest = source.partition("://")
+    place, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path}"
+
+
+class Camera:
+    """Frames of a camera or a stream, with the time at which they came.
+
+    A thread reads them into a short queue, so that the camera is read however long the model takes. When the queue is
+    full the oldest frame is dropped, and counted. After an outage it connects again: after one second, then two, four,
+    and so on up to thirty.
+
+    Args:
+        source: "camera:0", "camera:1", …, a device of this machine; or an address (rtsp://, http://, udp://, …).
+        fps: Float. Frames per second that are looked at. About twice as many are kept of what the camera gives.
+        queue_size: Integer. Frames that may wait.
+        read: Function that yields, for each frame of `source`, a function that returns it (uint8, RGB); it raises
+            OSError if it cannot connect, and ends when the stream does. Default: OpenCV's.
+        clock: Function that returns the time in seconds. Default: that of day, never set back.
+        wait: Function of seconds that waits, or returns true at once when the camera has been closed.
+
+    Attributes:
+        dropped: How many frames were dropped because the queue was full.
+        outages: How many times the stream ended or could not be reached.
+
+    Raises:
+        ValueError: if `source` is neither.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        fps: float = 4.0,
+        queue_size: int = 64,
+        read: Callable[[str], Iterator[Callable[[], np.ndarray]]] | None = None,
+        clock: Callable[[], float] | None = None,
+        wait: Callable[[float], bool] | None = None,
+    ):
+        if not is_live(source):
+            raise ValueError(f"A camera is camera:0, camera:1, … or an address such as rtsp://…. Received: {source}.")
+        self.source = source
+        self.dropped = self.outages = 0
+        self.clock = clock or _clock()
+        self._read = read or _read
+        self._least_step = 0.5 / fps
+        self._queue: deque[tuple[float, np.ndarray]] = deque()
+        self._queue_size = queue_size
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._wait = wait or self._closed.wait
+
+    def frames(self) -> Iterator[tuple[float, np.ndarray]]:
+        """Yields time in seconds and frame, uint8 RGB (height, width, 3), until the camera is closed."""
+        thread = threading.Thread(target=self._run, name=f"camera {public_name(self.source)}", daemon=True)
+        thread.start()
+        try:
+            while True:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._queue or self._closed.is_set())
+                    if not self._queue:
+                        return
+                    item = self._queue.popleft()
+                yield item
+        finally:
+            self.close()
+            thread.join()
+
+    def close(self) -> None:
+        """Stops reading; `frames` ends after what is in the queue. May be called from any thread."""
+        with self._changed:
+            self._closed.set()
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        wait = _FIRST_WAIT
+        kept = -np.inf
+        while not self._closed.is_set():
+            reason = "the stream ended"
+            try:
+                for picture in self._read(self.source):
+                    now = self.clock()
+                    if now - kept >= self._least_step:
+                        kept = now
+                        self._put(now, picture())
+                        wait = _FIRST_WAIT
+                    if self._closed.is_set():
+                        return
+            except OSError as error:
+                reason = str(error)
+            self.outages += 1
+            _log.warning("%s: %s; next attempt in %.0f s", public_name(self.source), reason, wait)
+            if self._wait(wait):
+                return
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    def _put(self, now: float, picture: np.ndarray) -> None:
+        with self._changed:
+            if len(self._queue) == self._queue_size:
+                self._queue.popleft()
+                self.dropped += 1
+            self._queue.append((now, picture))
+            self._changed.notify_all()
+
+
+def _clock() -> Callable[[], float]:
+    """The time of day in seconds, that of now and then by a clock that is never set."""
+    offset = time.time() - time.monotonic()
+    return lambda: offset + time.monotonic()
+
+
+def _read(source: str) -> Iterator[Callable[[], np.ndarray]]:
+    import cv2
+
+    if device := re.fullmatch(r"camera:(\d+)", source):
+        capture = cv2.VideoCapture(int(device[1]))
+    else:
+        timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
+        capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, timeouts)
+    try:
+        if not capture.isOpened():
+            raise OSError("no connection")
+        while capture.grab():
+            yield lambda: cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
+    finally:
+        capture.release()

@@ -1,0 +1,76 @@
+"""Video files that follow each other, as one recording with one time line."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from videoswin_keras.video.decode import VideoError, iter_lazy_frames, probe, stated_duration
+
+_log = logging.getLogger(__name__)
+
+
+class Recording:
+    """One or more video files; each begins when the one before it has ended.
+
+    Args:
+        paths: The files, in their order.
+
+    Attributes:
+        skipped: Why each file that could not be read was left out, as text by path; known once it has been reached.
+
+    Example, with a picture, which is a video of one frame:
+
+    >>> import cv2, tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "picture.png"
+    >>> cv2.imwrite(str(path), np.zeros((4, 6, 3), "uint8"))
+    True
+    >>> [(time, picture().shape) for time, picture in Recording([path]).frames()]
+    [(0.0, (4, 6, 3))]
+    """
+
+    def __init__(self, paths: Sequence[str | Path]):
+        self.paths = [Path(path) for path in paths]
+        self.skipped: dict[Path, str] = {}
+
+    def frames(self, after: float | None = None) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
+        """Yields time in seconds and pixels, as `iter_lazy_frames` does; with `after` only frames later than that.
+
+        Of several files those that cannot be read are left out, without a gap: how long they are is not known.
+
+        Raises:
+            FileNotFoundError, VideoError: if there is only one file and it cannot be read, or none of them can.
+        """
+        if len(self.paths) == 1:
+            yield from iter_lazy_frames(self.paths[0], after)
+            return
+        offset = 0.0
+        for path in self.paths:
+            try:
+                index = probe(path)
+                first, offset, begin = float(index.times[0]), offset + index.duration, offset
+                if after is not None and offset <= after:
+                    continue
+                # A millisecond earlier than `after`: what is a hair too early by the file's own times is dropped here.
+                wanted = None if after is None or begin > after else after - begin + first - 0.001
+                for time, picture in iter_lazy_frames(path, wanted):
+                    if after is None or begin + (time - first) > after:
+                        yield begin + (time - first), picture
+            except (OSError, VideoError) as error:
+                self.skipped[path] = str(error)
+                _log.warning("%s is left out: %s", path, error)
+        if len(self.skipped) == len(self.paths):
+            raise VideoError(
+                f"None of the {len(self.paths)} files can be read. The first: {self.skipped[self.paths[0]]}"
+            )
+
+    def duration(self) -> float | None:
+        """Returns about how many seconds there are, for a progress bar; None where the files do not say."""
+        total = 0.0
+        for path in self.paths:
+            try:
+                total += stated_duration(path) or 0.0
+            except (OSError, VideoError):
+                continue
+        return total or None
