@@ -140,20 +140,26 @@ def _draw_times(axes: Any, summaries: Sequence[ClassSummary], about: About, colo
     axes.set_title("time per class", loc="left", fontsize="medium")
 
 
-def write_png(path: Path, figure: Any) -> None:
-    """Writes a figure of `draw`."""
+def render(figure: Any) -> bytes:
+    """Returns a figure of `draw` as PNG."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()
+
+
+def write_png(path: Path, picture: bytes) -> None:
+    """Writes what `render` returned."""
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=110)
+        temporary.write_bytes(picture)
 
 
-def write_html(path: Path, figure: Any, timeline: Sequence[Bout], about: About, notes: dict[str, str]) -> None:
+def write_html(path: Path, picture: bytes, timeline: Sequence[Bout], about: About, notes: dict[str, str]) -> None:
     """Writes one page that needs nothing else: the picture, the time and bouts per class, transitions, gaps.
 
     Args:
+        picture: What `render` returned.
         notes: What else there is to say about how the results came about, by its name.
     """
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
     summaries = summarise(timeline, len(about.labels))
     seen = [label for label, summary in enumerate(summaries) if summary.num_bouts]
     per_class = [
@@ -183,7 +189,7 @@ def write_html(path: Path, figure: Any, timeline: Sequence[Bout], about: About, 
         f"<h1>{html.escape(about.name)}</h1>",
         _table((), list(about_rows.items())),
         f'<img alt="hypnogram, probabilities, transitions and time per class" src="data:image/png;base64,'
-        f'{base64.b64encode(picture.getvalue()).decode()}">',
+        f'{base64.b64encode(picture).decode()}">',
         "<h2>Time per class</h2>",
         _table(("class", "time", "share of what is scored", "bouts", "mean bout", "longest bout"), per_class),
         "<h2>Transitions</h2>",

@@ -124,10 +124,10 @@ class Run:
             writers.write_edf(folder / "annotations.edf", timeline, about)
             writers.write_webvtt(folder / "labels.vtt", timeline, about)
             density = report.Density(results(), timeline[-1].end, len(about.labels))
-            figure = report.draw(density, timeline, about)
-            report.write_png(folder / "report.png", figure)
+            picture = report.render(report.draw(density, timeline, about))
+            report.write_png(folder / "report.png", picture)
             notes = {name: str(value) for name, value in self.settings.items() if not isinstance(value, list)}
-            report.write_html(folder / "report.html", figure, timeline, about, notes)
+            report.write_html(folder / "report.html", picture, timeline, about, notes)
             if with_video:
                 assert isinstance(self.source, Recording)
                 pictures = annotate(self.source.frames(), results(), about, self.stream.longest_hold)

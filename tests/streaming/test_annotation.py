@@ -1,0 +1,63 @@
+"""The annotated video, read off its pixels."""
+
+import numpy as np
+
+from videoswin_keras.streaming.annotation import _COLOURS, annotate
+from videoswin_keras.streaming.timeline import Result
+from videoswin_keras.streaming.writers import About
+
+ABOUT = About("night", ("awake", "asleep and dreaming of große Äpfel, for a very long time indeed"), "night.mp4", 2.0)
+RESULTS = [
+    Result(0.0, 1.0, (0.75, 0.25), (0.9, 0.1)),
+    Result(1.0, 5.0, None, None),
+    Result(5.0, 6.5, (0.2, 0.8), (0.2, 0.8)),
+]
+
+
+def frames(times, size):
+    return [(time, lambda grey=grey: np.full((*size, 3), grey, "uint8")) for grey, time in enumerate(times, start=100)]
+
+
+def has(picture, colour):
+    return bool((np.abs(picture.astype(int) - colour).sum(axis=-1) == 0).any())
+
+
+def test_pictures():
+    """Half a second each; 1.5 s are held for 1 s, then there is no picture until 5 s."""
+    times = [0.0, 0.5, 1.0, 1.5, 5.0, 5.5, 6.0]
+    pictures = list(annotate(frames(times, (90, 160)), RESULTS, ABOUT, longest_hold=1.0))
+    assert {picture.shape for picture in pictures} == {(360 + 56, 640, 3)}
+    assert [int(picture[180, 320, 0]) for picture in pictures] == [
+        100,
+        101,
+        102,
+        103,
+        103,
+        103,
+        96,
+        96,
+        96,
+        96,
+        104,
+        105,
+        106,
+    ]
+    bands = [picture[360:] for picture in pictures]
+    bar = bands[0][40, :, :]
+    assert tuple(bar[9 + int(0.7 * 624)]) == _COLOURS[0]
+    assert tuple(bar[9 + int(0.8 * 624)]) == _COLOURS[1]
+    assert has(bands[0][:30], _COLOURS[0])
+    for band in bands[2:10]:  # unscored: no bar, a grey word
+        assert not has(band, _COLOURS[0])
+        assert not has(band, _COLOURS[1])
+    assert has(bands[10][:30], _COLOURS[1])
+    assert not np.array_equal(bands[2], bands[4])  # the clock goes on
+    np.testing.assert_array_equal(bands[2], bands[3])
+
+
+def test_portrait_and_a_change_of_size():
+    changing = [*frames([0.0], (160, 90)), (0.5, lambda: np.full((50, 90, 3), 200, "uint8"))]
+    first, second = annotate(changing, RESULTS, ABOUT)
+    assert first.shape == second.shape == (640 + 56, 360, 3)
+    assert second[320, 180, 0] == 200
+    assert second[10, 180, 0] == 0  # in its proportions, black above and below
