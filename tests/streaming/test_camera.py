@@ -115,6 +115,14 @@ def test_closing_ends_the_frames():
     assert not any(thread.name == "camera camera:0" for thread in threading.enumerate())
 
 
+def test_what_goes_wrong_in_the_thread_is_raised():
+    def broken(source):
+        yield lambda: 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        list(Camera("camera:0", read=broken).frames())
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [("camera:0", True), ("rtsp://host/1", True), ("HTTP://host/a.ts", True), ("night.mp4", False), ("a:b.mp4", False)],

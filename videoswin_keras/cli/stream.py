@@ -71,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
     # What is wrong is said before anything is loaded, and before hours are spent.
     _check_installed()
     started = _time_of_day(options.start)
+    if options.save_every <= 0:
+        raise ValueError(f"--save-every must be positive. Received: {options.save_every}.")
     classes = read_classes(options.classes) if options.classes else None
     sources = _sources(options)
     _check_output(Path(options.out), list(sources), options.resume)

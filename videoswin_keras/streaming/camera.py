@@ -72,29 +72,40 @@ class Camera:
         self._queue_size = queue_size
         self._changed = threading.Condition()
         self._closed = threading.Event()
+        self._error: Exception | None = None
         self._wait = wait or self._closed.wait
 
     def frames(self) -> Iterator[tuple[float, np.ndarray]]:
         """Yields time in seconds and frame, uint8 RGB (height, width, 3), until the camera is closed."""
-        thread = threading.Thread(target=self._run, name=f"camera {public_name(self.source)}", daemon=True)
+        thread = threading.Thread(target=self._run_and_close, name=f"camera {public_name(self.source)}", daemon=True)
         thread.start()
         try:
             while True:
                 with self._changed:
                     self._changed.wait_for(lambda: self._queue or self._closed.is_set())
                     if not self._queue:
-                        return
+                        break
                     item = self._queue.popleft()
                 yield item
         finally:
             self.close()
             thread.join()
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
         """Stops reading; `frames` ends after what is in the queue. May be called from any thread."""
         with self._changed:
             self._closed.set()
             self._changed.notify_all()
+
+    def _run_and_close(self) -> None:
+        try:
+            self._run()
+        except Exception as error:
+            self._error = error  # for `frames` to raise
+        finally:
+            self.close()
 
     def _run(self) -> None:
         wait = _FIRST_WAIT

@@ -125,6 +125,11 @@ class VideoStream:
             self._before, self._after = model.split()
         self.start()  # says what is wrong with `fps` or `longest_hold`
 
+    @property
+    def num_classes(self) -> int:
+        """How many probabilities a result has."""
+        return self._classifier.output_shape[-1]
+
     def __call__(self, frames: Iterable[tuple[float, Frame]]) -> Iterator[Result]:
         """Yields the results of one recording, in order.
 

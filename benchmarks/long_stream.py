@@ -1,0 +1,147 @@
+"""How much memory a stream takes while hours of video go through it: a table in JSON, and a plot.
+
+    python benchmarks/long_stream.py tiny     30 minutes of 224 × 224 pixels at 2 frames per second, Tiny with a memory
+    python benchmarks/long_stream.py pico     24 hours of 64 × 64 pixels at 4 frames per second, a small model with one
+
+The video is drawn and encoded first, and read back from its file. Memory is that of the whole process (Linux's
+resident set), after each result; on a GPU of PyTorch's also what its allocator has reserved.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from videoswin_keras import RecurrentVideoSwin, VideoSwinT, from_checkpoint
+from videoswin_keras.atomic import replacing
+from videoswin_keras.data.synthetic import moving_shape
+from videoswin_keras.streaming.recording import Recording
+from videoswin_keras.streaming.run import Run
+from videoswin_keras.streaming.stream import VideoStream
+from videoswin_keras.streaming.writers import About
+from videoswin_keras.video.encode import write_video
+
+CASES: dict[str, dict[str, Any]] = {
+    "tiny": {"hours": 0.5, "fps": 2.0, "side": 224, "clip_frames": 32, "batch_size": 1},
+    "pico": {"hours": 24.0, "fps": 4.0, "side": 64, "clip_frames": 16, "batch_size": 4},
+}
+
+
+def model_of(case: str) -> keras.Model:
+    if case == "tiny":
+        return VideoSwinT((32, 224, 224, 3), num_classes=3, memory=True, include_rescaling=True)
+    return RecurrentVideoSwin(from_checkpoint("pico_moving_shapes", include_rescaling=True))
+
+
+def pictures(count: int, side: int) -> Iterator[np.ndarray]:
+    """A few thousand frames of moving shapes, over and over: encoding and decoding take the time, not drawing."""
+    drawn = np.concatenate([moving_shape(motion, seed=motion, frames=240, size=side) for motion in range(8)])
+    for index in range(count):
+        yield drawn[index % len(drawn)]
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def gpu_mb() -> float | None:
+    if keras.backend.backend() != "torch":
+        return None
+    import torch
+
+    return torch.cuda.memory_reserved() / 2**20 if torch.cuda.is_available() else None
+
+
+def measure(case: str, hours: float) -> dict[str, Any]:
+    settings = CASES[case]
+    fps, side = settings["fps"], settings["side"]
+    samples = []
+    with tempfile.TemporaryDirectory() as folder:
+        video = Path(folder) / "video.mp4"
+        frames = pictures(round(hours * 3600 * fps), side)
+        write_video(video, tqdm(frames, "drawing", total=round(hours * 3600 * fps), disable=None), fps)
+        model = model_of(case)
+        stream = VideoStream(
+            model,
+            fps,
+            settings["clip_frames"],
+            short_side=side,
+            crop=side,
+            batch_size=settings["batch_size"],
+            centred=True,
+        )
+        labels = tuple(f"class {index}" for index in range(stream.num_classes))
+        run = Run(stream, Recording([video]), Path(folder) / "out", About(case, labels, "video.mp4", fps), {})
+        began = time.monotonic()
+        with tqdm(total=round(hours * 3600), unit="s", disable=None) as bar:
+            for result in run.results():
+                bar.update(round(result.end) - bar.n)
+                samples.append((result.end, time.monotonic() - began, resident_mb(), gpu_mb()))
+        run.finish()
+        after_files = resident_mb()
+    _, seconds, resident, gpu = zip(*samples, strict=True)
+    first_minute = [value for value, at in zip(resident, seconds, strict=True) if at <= 60]
+    return {
+        "case": case,
+        "hours of video": hours,
+        "results": len(samples),
+        "seconds": round(seconds[-1], 1),
+        "peak in the first minute, MB": round(max(first_minute), 1),
+        "peak after it, MB": round(max(resident), 1),
+        "growth": round(max(resident) / max(first_minute) - 1, 4),
+        "after writing the files, MB": round(after_files, 1),
+        "gpu growth": None if gpu[0] is None else round(max(gpu) / gpu[len(first_minute) - 1] - 1, 4),
+        "backend": keras.backend.backend(),
+        "versions": f"keras {keras.version()}, python {platform.python_version()}",
+        "date": datetime.date.today().isoformat(),
+        "samples (hours, MB)": [
+            (round(end / 3600, 4), round(memory, 1)) for end, _, memory, _ in samples[:: max(1, len(samples) // 500)]
+        ],
+    }
+
+
+def draw(reports: list[dict[str, Any]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    for axes, report in zip(figure.subplots(1, len(reports), squeeze=False)[0], reports, strict=True):
+        hours, memory = zip(*report["samples (hours, MB)"], strict=True)
+        axes.plot(hours, memory)
+        axes.set_ylim(0, 1.25 * max(memory))
+        axes.set_xlabel("hours of video")
+        axes.set_ylabel("process memory, MB")
+        axes.set_title(f"{report['case']} with a memory, {report['backend']}", loc="left", fontsize="medium")
+        axes.spines[["top", "right"]].set_visible(False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="+", choices=CASES)
+    parser.add_argument("--hours", type=float, help="of video (default: as above)")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    for case in options.cases:
+        report = measure(case, options.hours or CASES[case]["hours"])
+        with replacing(options.output / f"long_stream_{case}.json") as temporary:
+            temporary.write_text(json.dumps(report) + "\n")
+        print({name: value for name, value in report.items() if not name.startswith("samples")})
+    files = [options.output / f"long_stream_{case}.json" for case in CASES]
+    draw([json.loads(file.read_text()) for file in files if file.exists()], options.output / "long_stream.png")
+
+
+if __name__ == "__main__":
+    main()

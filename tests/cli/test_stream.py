@@ -1,0 +1,187 @@
+"""`videoswin stream`, as a user types it."""
+
+import functools
+import json
+import logging
+import os
+import signal
+
+import av
+import numpy as np
+import pandas
+import pytest
+from test_camera import Script
+
+from videoswin_keras.cli.main import main
+from videoswin_keras.data.synthetic import MOTIONS, moving_shape
+from videoswin_keras.streaming.camera import Camera
+from videoswin_keras.streaming.run import Run
+from videoswin_keras.video.encode import write_video
+
+PICO = ["--weights", "pico_moving_shapes", "--fps", "8"]
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    """Forty seconds: a shape that moves left, turns, and grows."""
+    path = tmp_path_factory.mktemp("night") / "night.mp4"
+    clips = [moving_shape(motion, seed=10**6 + motion, frames=112, size=64) for motion in (0, 4, 6)]
+    write_video(path, np.concatenate(clips), rate=8)
+    return path
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_recording(night, tmp_path, capsys):
+    start = ["--start", "2026-11-20 21:30"]
+    assert main(["stream", str(night), *PICO, "--out", str(tmp_path / "out"), "--annotate", *start]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"night: 42 s, see {tmp_path / 'out' / 'night'}"
+    bouts = pandas.read_csv(tmp_path / "out" / "night" / "bouts.csv")
+    assert list(bouts.label) == [MOTIONS[0], MOTIONS[4], MOTIONS[6]]
+    np.testing.assert_allclose(bouts.start_s, [0, 14, 28], atol=1.5)
+    assert bouts.clock[0] == "21:30:00"
+    with av.open(str(tmp_path / "out" / "night" / "annotated.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 336
+
+    before = contents(tmp_path / "out" / "night")
+    assert main(["stream", str(night), *PICO, "--out", str(tmp_path / "out"), *start]) == 2
+    assert "holds results already" in capsys.readouterr().err
+    assert main(["stream", str(night), *PICO, "--out", str(tmp_path / "out"), *start, "--resume"]) == 0
+    assert "done already" in capsys.readouterr().out
+    assert main(["stream", str(night), *PICO, "--out", str(tmp_path / "out"), "--resume", "--smooth", "3"]) == 2
+    assert "smooth: 9 there, 3 now" in capsys.readouterr().err
+    assert contents(tmp_path / "out" / "night") == before
+
+
+def test_ctrl_c_and_resume(night, tmp_path, capsys, monkeypatch):
+    results = Run.results
+
+    def interrupted(self):
+        for count, result in enumerate(results(self)):
+            if count == 20:
+                raise KeyboardInterrupt
+            yield result
+
+    command = ["stream", str(night), *PICO, "--save-every", "1e-9", "--out"]
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    monkeypatch.setattr(Run, "results", interrupted)
+    assert main([*command, str(tmp_path / "stopped")]) == 130
+    assert "--resume goes on from there" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main([*command, str(tmp_path / "stopped"), "--resume"]) == 0
+    assert contents(tmp_path / "stopped" / "night") == contents(tmp_path / "whole" / "night")
+
+
+def test_a_folder_of_recordings_some_damaged(night, tmp_path, capsys):
+    folder = tmp_path / "card"
+    folder.mkdir()
+    write_video(folder / "part10.mp4", moving_shape(1, seed=5, frames=40, size=64), rate=8)
+    write_video(folder / "part2.mp4", moving_shape(0, seed=5, frames=3, size=(96, 64)), rate=8)  # three frames, upright
+    (folder / "part3.mp4").touch()
+    with av.open(str(folder / "part4.mp4"), "w") as sound:
+        stream = sound.add_stream("aac", rate=44100)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), "float32"), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        sound.mux(stream.encode(frame))
+        sound.mux(stream.encode(None))
+    (folder / "part5.mp4").write_bytes(night.read_bytes()[:20_000])
+    assert main(["stream", str(folder), *PICO, "--out", str(tmp_path / "out")]) == 1
+    captured = capsys.readouterr()
+    assert [line.split(":")[0] for line in captured.out.splitlines() if not line.startswith(" ")] == ["part2", "part10"]
+    assert "part3.mp4 is empty" in captured.err
+    assert "part4.mp4 has no video stream; it holds audio" in captured.err
+    assert "part5.mp4 is not a readable video" in captured.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["part10", "part2"]
+    short = pandas.read_csv(tmp_path / "out" / "part2" / "results.csv")
+    assert list(short.end_s) == [0.375]
+
+
+def test_joined_files(night, tmp_path, capsys, caplog):
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.mp4").write_bytes(night.read_bytes() if name != "b" else b"broken")
+    with caplog.at_level(logging.ERROR):
+        code = main(["stream", str(tmp_path), "--join", *PICO, "--out", str(tmp_path / "out")])
+    assert code == 1  # a part could not be read
+    assert capsys.readouterr().out.startswith(f"{tmp_path.name}: 1 min 24 s, see")
+    bouts = pandas.read_csv(tmp_path / "out" / tmp_path.name / "bouts.csv")
+    assert list(bouts.label) == 2 * [MOTIONS[0], MOTIONS[4], MOTIONS[6]]
+
+
+def test_the_picture_changes_its_size(tmp_path):
+    """In mid-file, as a stream that was recorded while the camera was set anew."""
+    for name, size in (("a", (64, 64)), ("b", (96, 128))):
+        write_video(tmp_path / f"{name}.h264", moving_shape(0, seed=10**6, frames=50, size=size), rate=25)
+    joined = (tmp_path / "a.h264").read_bytes() + (tmp_path / "b.h264").read_bytes()
+    (tmp_path / "both.h264").write_bytes(joined)
+    command = ["stream", str(tmp_path / "both.h264"), "--weights", "pico_moving_shapes", "--fps", "25", "--annotate"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    results = pandas.read_csv(tmp_path / "out" / "both" / "results.csv")
+    assert results.end_s.max() == 4.0
+    assert (results.label == MOTIONS[0]).mean() > 0.7
+
+
+@pytest.mark.parametrize("stop", ["at the end", "by a signal"])
+def test_a_camera(tmp_path, monkeypatch, capsys, stop):
+    pictures = moving_shape(0, seed=10**6, frames=112, size=64)
+    script = Script(range(112), step=0.125)
+
+    def read(source):
+        for index in range(112):
+            script.now += 0.125
+            yield lambda index=index: pictures[index]
+        if stop == "by a signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    settings = {"read": read, "clock": lambda: script.now, "wait": lambda seconds: stop == "at the end"}
+    monkeypatch.setattr(Camera, "__init__", functools.partialmethod(Camera.__init__, queue_size=1000, **settings))
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["stream", "rtsp://user:secret@10.0.0.7/1", *PICO, "--out", str(tmp_path)]) == 0
+    assert signal.getsignal(signal.SIGTERM) == before
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    assert "moving left" in lines[5]
+    assert "s behind" in lines[5]
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == "rtsp_10_0_0_7_1"
+    assert not any(b"secret" in content for content in contents(folder).values())
+    assert "secret" not in captured.out + captured.err
+    settings = json.loads((folder / "settings.json").read_text())
+    assert settings["source"] == "rtsp://10.0.0.7/1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.mp4"], "No video file at absent.mp4"),
+        (["{empty}"], "no video files in the folder"),
+        (["{video}", "--fps", "0"], "`fps`"),
+        (["{video}", "--stride", "17"], "`stride` must not exceed `clip_frames`"),
+        (["{video}", "--smooth", "100"], "from 1 (none) to 99"),
+        (["{video}", "--batch-size", "0"], "`batch_size` must be at least 1"),
+        (["{video}", "--save-every", "0"], "--save-every must be positive"),
+        (["{video}", "--classes", "{video}"], "--classes must be a text file"),
+        (["{video}", "--classes", "{names}"], "8 classes, but there are 2 class names"),
+        (["{video}", "--start", "tonight"], "--start must be a date and time"),
+        (["{video}", "{video}", "--start", "2026-11-20"], "--start is for one recording"),
+        (["{video}", "{video}"], "Two recordings would have the folder"),
+        (["{video}", "--hours", "1"], "--hours is for a camera"),
+        (["camera:0", "--hours", "0"], "--hours must be positive"),
+        (["camera:0", "--join"], "are for recordings, not for a camera"),
+        (["camera:0", "{video}"], "One camera at a time"),
+        (["{video}", "--device", "foo"], "--device foo"),
+        (["{video}", "--weights", "{video}"], "is not a checkpoint"),
+        (["{video}", "--out", "{names}"], "cannot be written to"),
+        (["{video}", "--out", "{names}/below"], "cannot be written to"),
+    ],
+)
+def test_errors(arguments, message, night, tmp_path, capsys):
+    (tmp_path / "names.txt").write_text("one\ntwo\n")
+    (tmp_path / "empty").mkdir()
+    places = {"video": night, "names": tmp_path / "names.txt", "empty": tmp_path / "empty"}
+    arguments = [argument.format(**places) for argument in arguments]
+    assert main(["stream", *PICO, "--out", str(tmp_path / "out"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
