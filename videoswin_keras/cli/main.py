@@ -7,7 +7,7 @@ import sys
 
 import keras
 
-VERBS = ("classify", "stream", "convert", "models", "demo")
+VERBS = ("classify", "stream", "convert", "export", "models", "demo")
 
 
 def main(arguments: list[str] | None = None) -> int:
