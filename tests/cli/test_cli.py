@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas
 import pytest
 import reference
 import sources
 import torch
 
 from videoswin_keras.classification import VideoPipeline
+from videoswin_keras.cli.demo import night_bouts
 from videoswin_keras.cli.main import main
 from videoswin_keras.data import synthetic
 from videoswin_keras.video.encode import write_video
@@ -145,10 +147,20 @@ def test_convert(tmp_path, capsys):
 
 def test_demo(tmp_path, capsys):
     assert main(["demo", "--output", str(tmp_path / "new" / "folder")]) == 0
-    lines = capsys.readouterr().out.splitlines()[2:]
+    classified, streamed = capsys.readouterr().out.split("\n\nDrew a night")
+    lines = classified.splitlines()[2:]
     paths, best = lines[::3], [line.split("%  ")[1] for line in lines[1::3]]
     assert [path.rsplit("/", 1)[1] for path in paths] == [f"{motion.replace(' ', '_')}.mp4" for motion in best]
     assert best == list(synthetic.MOTIONS)
+    assert (tmp_path / "new" / "folder" / "night" / "results" / "night" / "report.png").is_file()
+    assert "night: 14 min 22 s" in streamed
+    expected, second = [], 0.0
+    for motion, frames in night_bouts():
+        expected.append((second, "unscored" if motion is None else synthetic.MOTIONS[motion]))
+        second += frames / 8
+    bouts = pandas.read_csv(tmp_path / "new" / "folder" / "night" / "results" / "night" / "bouts.csv")
+    assert list(bouts.label) == [label for _, label in expected]
+    np.testing.assert_allclose(bouts.start_s, [start for start, _ in expected], atol=2)
 
 
 def test_models(capsys):

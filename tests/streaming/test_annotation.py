@@ -2,10 +2,12 @@
 
 import numpy as np
 
-from videoswin_keras.streaming.annotation import _COLOURS, annotate
+from videoswin_keras.streaming.annotation import annotate
+from videoswin_keras.streaming.report import COLOURS
 from videoswin_keras.streaming.timeline import Result
 from videoswin_keras.streaming.writers import About
 
+RGB = [tuple(bytes.fromhex(colour.removeprefix("#"))) for colour in COLOURS]
 ABOUT = About("night", ("awake", "asleep and dreaming of große Äpfel, for a very long time indeed"), "night.mp4", 2.0)
 RESULTS = [
     Result(0.0, 1.0, (0.75, 0.25), (0.9, 0.1)),
@@ -44,13 +46,13 @@ def test_pictures():
     ]
     bands = [picture[360:] for picture in pictures]
     bar = bands[0][40, :, :]
-    assert tuple(bar[9 + int(0.7 * 624)]) == _COLOURS[0]
-    assert tuple(bar[9 + int(0.8 * 624)]) == _COLOURS[1]
-    assert has(bands[0][:30], _COLOURS[0])
+    assert tuple(bar[9 + int(0.7 * 624)]) == RGB[0]
+    assert tuple(bar[9 + int(0.8 * 624)]) == RGB[1]
+    assert has(bands[0][:30], RGB[0])
     for band in bands[2:10]:  # unscored: no bar, a grey word
-        assert not has(band, _COLOURS[0])
-        assert not has(band, _COLOURS[1])
-    assert has(bands[10][:30], _COLOURS[1])
+        assert not has(band, RGB[0])
+        assert not has(band, RGB[1])
+    assert has(bands[10][:30], RGB[1])
     assert not np.array_equal(bands[2], bands[4])  # the clock goes on
     np.testing.assert_array_equal(bands[2], bands[3])
 

@@ -1,15 +1,19 @@
-"""`videoswin demo`: draws videos and classifies them, with nothing to download."""
+"""`videoswin demo`: draws videos and a night, and classifies them, with nothing to download."""
 
 import argparse
+import shutil
 from pathlib import Path
 
-HELP = "Draw synthetic videos of moving shapes and classify them with the small model that ships."
+import numpy as np
+
+HELP = "Draw synthetic videos of moving shapes, and a night of them, and classify them with the small model that ships."
 EXAMPLES = """examples:
   videoswin demo
   videoswin demo --output my_folder"""
 
 WEIGHTS = "pico_moving_shapes"
 SEED = 2_000_000  # far from those of training
+NIGHT_RATE = 8  # frames per second
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     from videoswin_keras.cli.main import main
-    from videoswin_keras.data.synthetic import MOTIONS, moving_shape
+    from videoswin_keras.data.synthetic import MOTIONS, moving_shape, moving_shapes_recording
     from videoswin_keras.video.encode import write_video
 
     folder = Path(options.output)
@@ -31,4 +35,26 @@ def run(options: argparse.Namespace) -> int:
         write_video(path, moving_shape(number, SEED + number, frames=48, size=(128, 128)))
         videos.append(str(path))
     print(f"Drew {len(videos)} videos. Now: videoswin classify {folder} --weights {WEIGHTS} --top 2\n", flush=True)
-    return main(["classify", *videos, "--weights", WEIGHTS, "--top", "2"])
+    code = main(["classify", *videos, "--weights", WEIGHTS, "--top", "2"])
+
+    night = folder / "night" / "night.mp4"
+    night.parent.mkdir(exist_ok=True)
+    shutil.rmtree(night.parent / "results", ignore_errors=True)  # of an earlier demo
+    write_video(night, moving_shapes_recording(night_bouts(), SEED), NIGHT_RATE)
+    command = ["stream", str(night), "--weights", WEIGHTS, "--fps", str(NIGHT_RATE), "--start", "2026-11-20 21:55"]
+    command += ["--out", str(night.parent / "results")]
+    print(f"\nDrew a night of a quarter of an hour. Now: videoswin {' '.join(command)}\n", flush=True)
+    code = main(command) or code
+    print(f"\nIts hypnogram: {night.parent / 'results' / 'night' / 'report.png'}")
+    return code
+
+
+def night_bouts() -> list[tuple[int | None, int]]:
+    """Returns bouts of one motion or another of up to a minute and a half, and an outage of 40 seconds."""
+    rng = np.random.default_rng(SEED)
+    bouts: list[tuple[int | None, int]] = []
+    for number in range(16):
+        motion = (number + rng.integers(1, 7)) % 8  # rarely the same twice
+        bouts.append((int(motion), int(NIGHT_RATE * rng.uniform(20, 90))))
+    bouts.insert(7, (None, 40 * NIGHT_RATE))
+    return bouts

@@ -9,7 +9,8 @@ of the circles at a constant speed, which leaves the distribution of every singl
 the same. Every second class is the one before it, reversed in time.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -116,6 +117,32 @@ def moving_shape(
     clip += rng.integers(-_NOISE, _NOISE + 1, clip.shape, dtype="int8")
     clip = np.clip(np.rint(clip), 0, 255).astype("uint8")
     return np.ascontiguousarray(clip[::-1]) if motion % 2 else clip
+
+
+def moving_shapes_recording(
+    bouts: Iterable[tuple[int | None, int]], seed: int, size: int | tuple[int, int] = 64
+) -> Iterator[np.ndarray | None]:
+    """Renders a recording in which one motion follows another: a made-up night before a camera.
+
+    Args:
+        bouts: Pairs of a motion, an index of `MOTIONS`, and its number of frames; None for an outage of the camera.
+        seed: Non-negative integer. The same seed gives the same recording.
+        size: Height and width, as for `moving_shape`.
+
+    Yields:
+        Frames, uint8 RGB in 0–255, (height, width, 3); None during an outage.
+
+    Example:
+
+    >>> recording = moving_shapes_recording([(0, 40), (None, 20), (6, 40)], seed=1)
+    >>> sum(frame is not None for frame in recording)
+    80
+    """
+    for number, (motion, frames) in enumerate(bouts):
+        if motion is None:
+            yield from itertools.repeat(None, frames)
+        else:
+            yield from moving_shape(motion, (seed, number), frames, size)
 
 
 def moving_shapes(

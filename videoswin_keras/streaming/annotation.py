@@ -8,15 +8,12 @@ import cv2
 import numpy as np
 
 from videoswin_keras.streaming.frames import sample
+from videoswin_keras.streaming.report import COLOURS
 from videoswin_keras.streaming.timeline import Result
 from videoswin_keras.streaming.writers import About
 
 _BAND = 56  # pixels below the picture
 _LONGER_SIDE = 640  # pixels of a picture
-# matplotlib's ten colours, as in the report.
-_COLOURS = [tuple(int(code[i : i + 2], 16) for i in (0, 2, 4)) for code in (
-    "1f77b4", "ff7f0e", "2ca02c", "d62728", "9467bd", "8c564b", "e377c2", "7f7f7f", "bcbd22", "17becf",
-)]  # fmt: skip
 
 
 def annotate(
@@ -79,13 +76,13 @@ def _band(width: int, result: Result | None, about: About, seconds: float) -> np
     name = about.label(label)
     while name and draw.textlength(name, _font()) > room:
         name = name[:-1]
-    draw.text((8, 6), name, (150, 150, 150) if label is None else _COLOURS[label % len(_COLOURS)], _font())
+    draw.text((8, 6), name, "#969696" if label is None else COLOURS[label % len(COLOURS)], _font())
     if result is not None and result.probabilities is not None:
         left = 8.0
         for index, probability in enumerate(result.probabilities):
             right = left + probability * (width - 16)
             if round(right) > round(left):
-                draw.rectangle((round(left), 34, round(right) - 1, 46), fill=_COLOURS[index % len(_COLOURS)])
+                draw.rectangle((round(left), 34, round(right) - 1, 46), fill=COLOURS[index % len(COLOURS)])
             left = right
     return np.asarray(image)
 

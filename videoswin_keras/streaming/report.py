@@ -16,8 +16,13 @@ from videoswin_keras.streaming.timeline import Bout, ClassSummary, Result, summa
 from videoswin_keras.streaming.writers import About, length_of_time
 
 COLUMNS = 1500  # of the hypnodensity; a longer recording has several results in one
-MOST_CLASSES = 10  # that are drawn: those with the most time
 _GAP_COLOUR = "0.75"
+# Matplotlib's, but for the grey, which is what gaps are drawn in.
+COLOURS = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"),
+    *("#8c564b", "#e377c2", "#003f5c", "#bcbd22", "#17becf"),
+)
+MOST_CLASSES = len(COLOURS)  # that are drawn: those with the most time
 
 
 class Density:
@@ -55,7 +60,7 @@ def draw(density: Density, timeline: Sequence[Bout], about: About) -> Any:
 
     summaries = summarise(timeline, len(about.labels))
     drawn = sorted(sorted(range(len(summaries)), key=lambda label: -summaries[label].seconds)[:MOST_CLASSES])
-    colours = {label: f"C{position}" for position, label in enumerate(drawn)}
+    colours = dict(zip(drawn, COLOURS, strict=False))
 
     figure: Any = Figure(figsize=(13, 9), layout="constrained")
     FigureCanvasAgg(figure)
@@ -120,7 +125,7 @@ def _draw_transitions(axes: Any, counts: np.ndarray, about: About, labels: Seque
         if row != column:
             colour = "white" if counts[row, column] > 0.6 * counts.max() else "0.2"
             axes.text(column, row, counts[row, column], ha="center", va="center", color=colour)
-    names = [_short(about.labels[label], 16) for label in labels]
+    names = [_short(about.labels[label], 22) for label in labels]
     axes.set_xticks(range(len(labels)), names, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(labels)), names)
     axes.set_title("transitions, from (row) to (column)", loc="left", fontsize="medium")
@@ -134,7 +139,7 @@ def _draw_times(axes: Any, summaries: Sequence[ClassSummary], about: About, colo
         text = f" {summary.share:.0%}, {summary.num_bouts} bout{'s' * (summary.num_bouts != 1)}"
         axes.text(minutes[position], position, text, va="center")
     axes.margins(x=0.25)
-    axes.set_yticks(range(len(colours)), [_short(about.labels[label], 16) for label in colours])
+    axes.set_yticks(range(len(colours)), [_short(about.labels[label], 22) for label in colours])
     axes.invert_yaxis()
     axes.set_xlabel("minutes")
     axes.set_title("time per class", loc="left", fontsize="medium")

@@ -10,12 +10,13 @@ import numpy as np
 from videoswin_keras.atomic import replacing
 
 
-def write_video(path: str | Path, frames: Iterable[np.ndarray], rate: float = 25) -> None:
+def write_video(path: str | Path, frames: Iterable[np.ndarray | None], rate: float = 25) -> None:
     """Encodes frames as H.264, by way of a temporary name.
 
     Args:
         path: File to write; its ending decides the container (.mp4, .mkv, …).
-        frames: Each uint8 (height, width, 3), RGB in 0–255, with even sides, all of one size.
+        frames: Each uint8 (height, width, 3), RGB in 0–255, with even sides, all of one size; or None, for a moment
+            that has no frame: the video has a gap there.
         rate: Float. Frames per second.
 
     Raises:
@@ -27,14 +28,18 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], rate: float = 25
     >>> folder = tempfile.mkdtemp()
     >>> write_video(f"{folder}/grey.mp4", np.full((8, 32, 48, 3), 128, "uint8"))
     """
-    stream = None
+    stream, exact_rate = None, Fraction(rate).limit_denominator(1000)
     with replacing(path) as temporary, av.open(str(temporary), "w") as container:
-        for frame in frames:
+        for number, frame in enumerate(frames):
+            if frame is None:
+                continue
             if stream is None:
-                stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1000))
+                stream = container.add_stream("libx264", rate=exact_rate)
                 stream.height, stream.width = frame.shape[:2]
                 stream.pix_fmt = "yuv420p"
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = number, 1 / exact_rate
+            container.mux(stream.encode(picture))
         if stream is None:
             raise ValueError(f"There are no frames to write to {path}.")
         container.mux(stream.encode())
