@@ -14,3 +14,6 @@ python=${PYTHON:-python3}
 # Parity with the official numbers: float32 with TF32 off, then bfloat16 (the five best classes must stay).
 "$python" benchmarks/parity.py --backends torch jax --cases nano swin --output "$output"
 "$python" benchmarks/parity.py --backends torch jax --cases nano swin --policy mixed_bfloat16 --output "$output"
+
+# Peak memory of models with a memory, for inference and training, and over a stream of half an hour.
+"$python" benchmarks/memory.py --output "$output"

@@ -66,7 +66,8 @@ def gpu_mb() -> float | None:
 def measure(case: str, hours: float) -> dict[str, Any]:
     settings = CASES[case]
     fps, side = settings["fps"], settings["side"]
-    samples = []
+    samples: list[tuple] = []
+    every = max(1, round(hours * 3600 * fps / 8 / 1000))  # results; the list of samples must not be what grows
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "video.mp4"
         frames = pictures(round(hours * 3600 * fps), side)
@@ -85,9 +86,10 @@ def measure(case: str, hours: float) -> dict[str, Any]:
         run = Run(stream, Recording([video]), Path(folder) / "out", About(case, labels, "video.mp4", fps), {})
         began = time.monotonic()
         with tqdm(total=round(hours * 3600), unit="s", disable=None) as bar:
-            for result in run.results():
+            for number, result in enumerate(run.results()):
                 bar.update(round(result.end) - bar.n)
-                samples.append((result.end, time.monotonic() - began, resident_mb(), gpu_mb()))
+                if number % every == 0:
+                    samples.append((result.end, time.monotonic() - began, resident_mb(), gpu_mb()))
         run.finish()
         after_files = resident_mb()
     _, seconds, resident, gpu = zip(*samples, strict=True)
@@ -95,7 +97,7 @@ def measure(case: str, hours: float) -> dict[str, Any]:
     return {
         "case": case,
         "hours of video": hours,
-        "results": len(samples),
+        "results": number + 1,
         "seconds": round(seconds[-1], 1),
         "peak in the first minute, MB": round(max(first_minute), 1),
         "peak after it, MB": round(max(resident), 1),
@@ -105,9 +107,7 @@ def measure(case: str, hours: float) -> dict[str, Any]:
         "backend": keras.backend.backend(),
         "versions": f"keras {keras.version()}, python {platform.python_version()}",
         "date": datetime.date.today().isoformat(),
-        "samples (hours, MB)": [
-            (round(end / 3600, 4), round(memory, 1)) for end, _, memory, _ in samples[:: max(1, len(samples) // 500)]
-        ],
+        "samples (hours, MB)": [(round(end / 3600, 4), round(memory, 1)) for end, _, memory, _ in samples],
     }
 
 
