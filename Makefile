@@ -9,7 +9,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 .PHONY: help setup lint test test-all demo parity notebooks clean
 
 help:
-	@echo "make demo      classify a synthetic video with the small model that ships"
+	@echo "make demo      classify synthetic videos and a night with the small model that ships"
 	@echo "make test      lint, types, and the tests on every backend"
 	@echo "make test-all  the same and the large reference cases"
 	@echo "make notebooks run the notebooks anew, and keep their outputs"
@@ -31,9 +31,10 @@ lint: setup
 
 # All tests run on one backend; on the others those that compute. In two processes: compilers use one core.
 PYTEST := $(BIN)/pytest -n 2
+COMPUTING := tests/nn tests/models tests/streaming/test_stream.py
 test: lint
-	KERAS_BACKEND=jax $(PYTEST) tests/nn tests/models -m "not large and not one_backend"
-	KERAS_BACKEND=tensorflow $(PYTEST) tests/nn tests/models -m "not large and not one_backend"
+	KERAS_BACKEND=jax $(PYTEST) $(COMPUTING) -m "not large and not one_backend"
+	KERAS_BACKEND=tensorflow $(PYTEST) $(COMPUTING) -m "not large and not one_backend"
 	KERAS_BACKEND=torch $(PYTEST)
 
 demo: setup

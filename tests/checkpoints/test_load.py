@@ -14,11 +14,18 @@ import sources
 import torch
 
 import videoswin_keras
-from videoswin_keras import VideoSwinBackbone, VideoSwinClassifier, convert, from_checkpoint, load_checkpoint
+from videoswin_keras import (
+    RecurrentVideoSwin,
+    VideoSwinBackbone,
+    VideoSwinClassifier,
+    convert,
+    from_checkpoint,
+    load_checkpoint,
+)
 from videoswin_keras.checkpoints import load, zoo
 from videoswin_keras.checkpoints.download import cache_directory
 from videoswin_keras.checkpoints.errors import CheckpointError
-from videoswin_keras.classification import VideoPipeline
+from videoswin_keras.classification import VideoPipeline, load_classifier
 
 NANO = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8), "window_size": (4, 3, 5)}
 
@@ -185,6 +192,25 @@ def test_a_model_of_clips_that_are_not_square(tmp_path):
     VideoSwinClassifier(backbone, 3).save(tmp_path / "model.keras")
     with pytest.raises(ValueError, match="32 × 40"):
         VideoPipeline.load(tmp_path / "model.keras")
+
+
+def test_a_model_with_a_memory_classifies_single_videos(tmp_path):
+    """As a stream that begins: the memory is empty, and adds nothing."""
+    inner = from_checkpoint("pico_moving_shapes", include_rescaling=True)
+    model = RecurrentVideoSwin(inner, num_tokens=4, memory_length=2)
+    memory = model.memories["stage4"]
+    rng = np.random.default_rng(0)
+    memory.set_weights([rng.normal(size=weight.shape) for weight in memory.get_weights()])
+    clip = rng.integers(0, 256, (4, 32, 32, 3), "uint8")
+    logits, _ = model.step(clip[None].astype("float32"), model.initial_state(1))
+    expected = keras.ops.convert_to_numpy(keras.ops.softmax(logits))[0]
+    for name, save in (("model.keras", model.save), ("model.weights.h5", model.save_weights)):
+        save(tmp_path / name)
+        pipeline = VideoPipeline.load(tmp_path / name)
+        np.testing.assert_allclose(pipeline.probabilities(clip), expected, atol=1e-6)
+        loaded, labels, _ = load_classifier(tmp_path / name)
+        assert isinstance(loaded, RecurrentVideoSwin)
+        assert labels[:2] == ("class 0", "class 1")
 
 
 def test_two_names_for_one_tensor(nano, tmp_path):

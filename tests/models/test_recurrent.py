@@ -88,6 +88,29 @@ def test_compiled_sequences_and_steps():
     assert [part.dtype.name for part in state] == ["float32", "int32"] * 2
 
 
+@pytest.mark.one_backend
+def test_a_step_is_one_graph_for_pytorch():
+    """Nothing in it depends on values. (`torch.compile` breaks its graph in Keras's own calls of layers.)"""
+    import torch
+
+    class Step(torch.nn.Module):
+        def __init__(self, step):
+            super().__init__()
+            self.step = step
+
+        def forward(self, *inputs):
+            return self.step(list(inputs), training=False)
+
+    model, sequence = small_model(input_shape=(4, 16, 20, 3)), torch.tensor(clips())
+    with torch.no_grad():
+        state = flatten(model.initial_state(2))
+        exported = torch.export.export(Step(model.step_model()), (sequence[:, 0], *state), strict=False).module()
+        expected, _ = steps(model, sequence.numpy())
+        for index in range(6):
+            logits, *state = exported(sequence[:, index], *state)
+            np.testing.assert_allclose(logits.numpy(), expected[:, index], atol=1e-6)
+
+
 def test_split_in_two():
     """All clips at once before the first memory, and one by one after it, are the steps."""
     model, sequence = small_model(), clips()

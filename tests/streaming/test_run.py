@@ -117,6 +117,7 @@ def test_stopped_and_resumed(model, night, tmp_path, stop):
     assert run_of(model, Recording([night]), tmp_path / "1", resume=True).is_finished
 
 
+@pytest.mark.one_backend
 def test_twenty_kills(model, night, tmp_path):
     """SIGKILL at random moments, while it starts, computes, saves, or writes the files: the same files, to the byte."""
     model.save(tmp_path / "model.keras")
