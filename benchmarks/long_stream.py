@@ -67,7 +67,6 @@ def measure(case: str, hours: float) -> dict[str, Any]:
     settings = CASES[case]
     fps, side = settings["fps"], settings["side"]
     samples: list[tuple] = []
-    every = max(1, round(hours * 3600 * fps / 8 / 1000))  # results; the list of samples must not be what grows
     with tempfile.TemporaryDirectory() as folder:
         video = Path(folder) / "video.mp4"
         frames = pictures(round(hours * 3600 * fps), side)
@@ -84,6 +83,7 @@ def measure(case: str, hours: float) -> dict[str, Any]:
         )
         labels = tuple(f"class {index}" for index in range(stream.num_classes))
         run = Run(stream, Recording([video]), Path(folder) / "out", About(case, labels, "video.mp4", fps), {})
+        every = max(1, round(hours * 3600 * fps / stream.stride / 1000))  # else the list of samples were what grows
         began = time.monotonic()
         with tqdm(total=round(hours * 3600), unit="s", disable=None) as bar:
             for number, result in enumerate(run.results()):
@@ -93,7 +93,7 @@ def measure(case: str, hours: float) -> dict[str, Any]:
         run.finish()
         after_files = resident_mb()
     _, seconds, resident, gpu = zip(*samples, strict=True)
-    first_minute = [value for value, at in zip(resident, seconds, strict=True) if at <= 60]
+    first_minute = [value for value, at in zip(resident, seconds, strict=True) if at <= seconds[0] + 60]
     return {
         "case": case,
         "hours of video": hours,

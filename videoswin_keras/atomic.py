@@ -27,6 +27,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f"{PREFIX}{os.getpid()}-{path.name}")
     try:
         yield temporary
+        with temporary.open("rb+") as file:  # on the disk before it takes the place of what is there
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 A model with a memory becomes one step: the clip and the state go in, the outputs and the new state come out.
 """
 
+import importlib.util
 import json
 import os
 import shutil
@@ -15,10 +16,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from videoswin_keras.atomic import replacing
+from videoswin_keras.atomic import PREFIX, replacing
 from videoswin_keras.models.recurrent import RecurrentVideoSwin
 
-FORMATS = {"onnx": "tf2onnx", "tf_saved_model": "tensorflow"}  # and the module that each needs beside TensorFlow
+FORMATS = {"onnx": ("tensorflow", "tf2onnx", "onnxruntime"), "tf_saved_model": ("tensorflow",)}  # and what they need
 TOLERANCE = 1e-4  # of outputs after three steps
 
 
@@ -37,7 +38,7 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
 
     Returns:
         What was measured: "inputs" and "outputs" with their shapes and dtypes, and the largest "difference" from the
-        model over three steps.
+        model, on TensorFlow, over three steps.
 
     Raises:
         ValueError: if the format is neither, or the export does not give what the model gives.
@@ -49,6 +50,11 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
     format = format or ("onnx" if path.suffix == ".onnx" else "tf_saved_model")
     if format not in FORMATS:
         raise ValueError(f"`format` must be one of {', '.join(FORMATS)}. Received: {format}.")
+    if missing := [name for name in FORMATS[format] if importlib.util.find_spec(name) is None]:
+        raise ImportError(
+            f"This export needs {', '.join(missing)}, not installed here: "
+            'pip install "videoswin-keras[tensorflow,export]"'
+        )
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.absolute().parent} to write {path.name} to.")
     if format == "tf_saved_model" and path.exists() and not (path / "saved_model.pb").is_file():
@@ -64,11 +70,16 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
         if format == "onnx":
             with replacing(path) as temporary:
                 return _in_tensorflow(source, temporary, format)
-        written = Path(folder) / "saved_model"
-        report = _in_tensorflow(source, written, format)
-        if path.exists():
-            shutil.rmtree(path)
-        shutil.move(written, path)
+        # Beside `path`, so that it takes the place of an older one at once.
+        written, older = (path.with_name(f"{PREFIX}{os.getpid()}-{name}-{path.name}") for name in ("new", "old"))
+        try:
+            report = _in_tensorflow(source, written, format)
+            if path.exists():
+                os.replace(path, older)
+            os.replace(written, path)
+        finally:
+            shutil.rmtree(written, ignore_errors=True)
+            shutil.rmtree(older, ignore_errors=True)
         return report
 
 
@@ -78,10 +89,9 @@ def _in_tensorflow(source: Path, path: Path, format: str) -> dict[str, Any]:
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode:
         message = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        kind, _, text = message.partition(": ")
-        raise (ImportError if "ImportError" in kind or "ModuleNotFoundError" in kind else ValueError)(
-            f"The export failed: {text or message}"
-        )
+        if result.returncode < 0:
+            message = f"its process was stopped by signal {-result.returncode}. Is there enough memory?"
+        raise ValueError(f"The export failed: {message}")
     return json.loads(result.stdout.splitlines()[-1])
 
 
@@ -91,7 +101,7 @@ def _in_tensorflow(source: Path, path: Path, format: str) -> dict[str, Any]:
 def _worker(source: str, path: str, format: str) -> None:
     import tensorflow as tf
 
-    model = keras.models.load_model(source, compile=False)
+    model: Any = keras.models.load_model(source, compile=False)
     step = model.step_model() if isinstance(model, RecurrentVideoSwin) else model
     names = [tensor.name for tensor in step.inputs] if isinstance(model, RecurrentVideoSwin) else ["clip"]
     signature = [
@@ -126,7 +136,10 @@ def _worker(source: str, path: str, format: str) -> None:
             tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
             return {name: value.numpy() for name, value in loaded(**tensors).items()}
 
-    difference = _difference(call, run, signature)
+    classifier = model.model if isinstance(model, RecurrentVideoSwin) else model
+    backbone: Any = getattr(classifier, "backbone", classifier)
+    pixels = (0, 255) if backbone.arguments["include_rescaling"] else (-2, 2)
+    difference = _difference(call, run, signature, pixels)
     if not difference <= TOLERANCE:
         raise ValueError(f"what was written differs from the model by {difference:.1e}, more than {TOLERANCE:.0e}.")
     given = function.get_concrete_function().structured_outputs
@@ -138,7 +151,7 @@ def _worker(source: str, path: str, format: str) -> None:
     print(json.dumps(report))
 
 
-def _difference(model: Any, exported: Any, signature: list[Any]) -> float:
+def _difference(model: Any, exported: Any, signature: list[Any], pixels: tuple[int, int]) -> float:
     """Returns how far outputs and states are apart over three steps, of clips as small as the model takes."""
     rng = np.random.default_rng(0)
     smallest = (2, 8, 64, 64)  # batch, frames, height, width, where they vary
@@ -146,7 +159,7 @@ def _difference(model: Any, exported: Any, signature: list[Any]) -> float:
     states = [{spec.name: np.zeros([side or 2 for side in spec.shape], spec.dtype.name) for spec in signature[1:]}] * 2
     largest = 0.0
     for _ in range(3):
-        clip = rng.uniform(-2, 2, clip_shape).astype(signature[0].dtype.name)
+        clip = rng.uniform(*pixels, clip_shape).astype(signature[0].dtype.name)
         one = {name: np.asarray(value) for name, value in model(clip, *states[0].values()).items()}
         other = exported({"clip": clip, **states[1]})
         largest = max(largest, *(float(np.abs(one[name] - other[name]).max()) for name in one))

@@ -152,13 +152,13 @@ def test_demo(tmp_path, capsys):
     paths, best = lines[::3], [line.split("%  ")[1] for line in lines[1::3]]
     assert [path.rsplit("/", 1)[1] for path in paths] == [f"{motion.replace(' ', '_')}.mp4" for motion in best]
     assert best == list(synthetic.MOTIONS)
-    assert (tmp_path / "new" / "folder" / "night" / "results" / "night" / "report.png").is_file()
+    assert (tmp_path / "new" / "folder" / "moving_shapes_night" / "results" / "night" / "report.png").is_file()
     assert "night: 14 min 22 s" in streamed
     expected, second = [], 0.0
     for motion, frames in night_bouts():
         expected.append((second, "unscored" if motion is None else synthetic.MOTIONS[motion]))
         second += frames / 8
-    bouts = pandas.read_csv(tmp_path / "new" / "folder" / "night" / "results" / "night" / "bouts.csv")
+    bouts = pandas.read_csv(tmp_path / "new" / "folder" / "moving_shapes_night" / "results" / "night" / "bouts.csv")
     assert list(bouts.label) == [label for _, label in expected]
     np.testing.assert_allclose(bouts.start_s, [start for start, _ in expected], atol=2)
 

@@ -1,9 +1,11 @@
 """Sampling by time stamps against a search through all of them."""
 
+import logging
+
 import numpy as np
 import pytest
 
-from videoswin_keras.streaming.frames import sample
+from videoswin_keras.streaming.frames import Missing, Sampler, sample
 
 
 def by_search(times, fps, longest_hold):
@@ -42,6 +44,24 @@ def test_constant_rates(rate):
 
 def test_a_clock_that_is_set_back():
     assert list(sample([(0.0, "a"), (1.0, "b"), (0.5, "wrong"), (2.0, "c")], fps=1)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("jump", [1e9, -1e9, -3600.0, float("nan")])
+def test_a_clock_that_is_set_goes_on(jump, caplog):
+    """To another year, by an hour, to nonsense: the frame is the next one, and so are those after it."""
+    times = [0.0, 1.0, 2.0, 2.5 + jump, 3.5 + jump, 4.5 + jump]
+    with caplog.at_level(logging.ERROR):
+        shown = list(sample(zip(times, "abcdef", strict=True), fps=1))
+    assert shown == list("abcdef")
+
+
+def test_an_outage_of_hours_is_one_item():
+    sampler = Sampler(fps=4)
+    assert list(sampler.add(0.0, "a")) == []
+    *held, missing = sampler.add(80_000.0, "b")
+    assert held == ["a"] * 9
+    assert missing == Missing(320_000 - 9)
+    assert list(sampler.finish()) == ["b"]
 
 
 def test_short_recordings():

@@ -67,6 +67,33 @@ def test_damage_is_said(tmp_path, name):
         Journal.open(tmp_path, SETTINGS, resume=True)
 
 
+@pytest.mark.parametrize("state", [{}, {"journal_bytes": np.array(-3)}, {"journal_bytes": np.array("x")}])
+def test_a_state_that_nobody_saved(tmp_path, state):
+    Journal.open(tmp_path, SETTINGS, resume=False).append(RESULTS)
+    np.savez(tmp_path / ".state.npz", **state)
+    with pytest.raises(ValueError, match="is damaged"):
+        Journal.open(tmp_path, SETTINGS, resume=True)
+
+
+@pytest.mark.parametrize("line", [b"[1.0, 2.0", b"[1.0, 2.0, 3]", b'{"a": 1}', b"[1, 2]", b"\xff"])
+def test_a_damaged_line(tmp_path, line):
+    journal = Journal.open(tmp_path, SETTINGS, resume=False)
+    journal.append(RESULTS[:1])
+    with (tmp_path / ".journal.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    with pytest.raises(ValueError, match=r"Line 2 of .* is damaged"):
+        list(journal.results())
+
+
+def test_settings_taken_away_begin_anew(tmp_path):
+    journal = Journal.open(tmp_path, SETTINGS, resume=False)
+    journal.append(RESULTS)
+    journal.save({})
+    (tmp_path / "settings.json").unlink()
+    assert Journal.open(tmp_path, SETTINGS, resume=True).state is None
+    assert Journal.open(tmp_path, SETTINGS, resume=True).state is None
+
+
 def test_discarding(tmp_path):
     journal = Journal.open(tmp_path / "new", SETTINGS, resume=False)
     journal.discard()

@@ -43,11 +43,40 @@ def test_a_part_that_cannot_be_read_is_left_out(files, tmp_path, caplog):
     recording = Recording([files[0], broken, files[1]])
     with caplog.at_level(logging.ERROR):
         assert read(recording) == read(Recording(files[:2]))
-    assert list(recording.skipped) == [broken]
+    assert list(recording.damaged) == [broken]
     assert Recording([files[0], broken, files[1]]).duration() == pytest.approx(3.0)
     for paths in ([broken], [broken, tmp_path / "absent.mp4"]):
         with caplog.at_level(logging.ERROR), pytest.raises(VideoError):
             read(Recording(paths))
+
+
+def test_a_file_that_breaks_off_is_said(tmp_path, caplog):
+    """Matroska: the header says a minute, and two thirds of the bytes are gone."""
+    rng = np.random.default_rng(0)
+    frames = (rng.integers(0, 256, (64, 64, 3), "uint8") for _ in range(600))
+    write_video(tmp_path / "whole.mkv", frames, rate=10)
+    data = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(data[: len(data) // 3])
+    whole, cut = Recording([tmp_path / "whole.mkv"]), Recording([tmp_path / "cut.mkv"])
+    assert len(read(whole)) == 600
+    assert not whole.damaged
+    with caplog.at_level(logging.ERROR):
+        assert 100 < len(read(cut)) < 300
+    assert "it says 60.0 s" in cut.damaged[tmp_path / "cut.mkv"]
+
+
+def test_files_put_together(tmp_path, caplog):
+    """`cat a.ts b.ts`: the times begin anew in the middle; they go on, and reading on from a time gives the same."""
+    for name, greys in (("a", range(20, 80, 3)), ("b", range(80, 140, 3))):
+        write_video(tmp_path / f"{name}.ts", [np.full((32, 32, 3), grey, "uint8") for grey in greys], rate=5)
+    (tmp_path / "both.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    with caplog.at_level(logging.ERROR):
+        frames = read(Recording([tmp_path / "both.ts"]))
+        times = np.array([time for time, _ in frames])
+        assert len(frames) == 40
+        np.testing.assert_allclose(np.diff(times), 0.2, atol=0.01)
+        for index in (5, 19, 20, 30):
+            assert read(Recording([tmp_path / "both.ts"]), frames[index][0]) == frames[index + 1 :]
 
 
 def test_duration(files):

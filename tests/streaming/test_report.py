@@ -12,7 +12,7 @@ from videoswin_keras.streaming import report
 from videoswin_keras.streaming.timeline import Result, bouts
 from videoswin_keras.streaming.writers import About, length_of_time
 
-LABELS = ("standing <up>", "lying & awake", "asleep")
+LABELS = ("standing <up>", "lying & awake", "asleep, $5$ $^$")
 
 
 def recording(count=500, num_classes=3, seed=0):

@@ -1,5 +1,6 @@
 """The stream against clips cut by hand, with and without a memory."""
 
+import gc
 import itertools
 
 import numpy as np
@@ -100,7 +101,12 @@ def test_a_gap_is_reported_and_the_stream_goes_on(recurrent):
     results = list(VideoStream(recurrent, **SETTINGS)(frames))
     assert all(one.end == next_.start for one, next_ in itertools.pairwise(results))
     scored = [result.probabilities is not None for result in results]
-    # Moments 28 to 38 (7.0 to 9.5 s) are missing: 2 s after the last frame at 4.75 s, until 9.75 s.
+    # Moments 28 to 38 (7.0 to 9.5 s) are missing: 2 s after the last frame at 4.75 s, until 9.75 s. They are one
+    # result, to the end of the last clip of them; after it each clip that holds one of them is one.
+    assert [(result.start, result.end) for result in results if not result.probabilities][:2] == [
+        (6.5, 9.5),
+        (9.5, 10.25),
+    ]
     for result, is_scored in zip(results, scored, strict=True):
         moments = range(round(result.end * 4) - 8, round(result.end * 4))
         assert is_scored == (not any(27 < moment < 39 for moment in moments)), (result.start, result.end)
@@ -129,9 +135,59 @@ def test_a_stream_goes_on_from_what_was_saved(plain, recurrent, batch_size, tmp_
                 np.savez(file, **state.to_arrays())
             with np.load(tmp_path / "state.npz", allow_pickle=False) as arrays:
                 state = other.restore(dict(arrays))
-            time = -np.inf if state.sampler.time is None else state.sampler.time
+            time = -np.inf if state.sampler.position is None else state.sampler.position
             results += list(other.batches([frame for frame in frames if frame[0] > time], state))
             assert results == whole
+
+
+def test_clips_are_left_out_when_the_model_is_late(recurrent):
+    """The next result covers their time; the pictures are kept, so that its clip is whole."""
+    frames, stream = recording(40), VideoStream(recurrent, **SETTINGS)
+    late = iter([False, True, False, True, True] + [False] * 20)
+    results = [result for batch in stream.batches(frames, stream.start(), lambda: next(late)) for result in batch]
+    assert [result.end * 4 for result in results[:4]] == [8, 14, 23, 26]
+    assert all(one.end == next_.start for one, next_ in itertools.pairwise(results))
+    pictures = np.stack([picture[:, 4:36] for _, picture in frames]).astype("float32")
+    state = recurrent.initial_state(1)
+    for result in results[:4]:
+        end = round(result.end * 4)
+        logits, state = recurrent.step(pictures[None, end - 8 : end], state)
+        np.testing.assert_allclose(result.probabilities, softmax(ops.convert_to_numpy(logits)[0]), atol=1e-5)
+
+
+def test_nothing_is_left_behind(recurrent):
+    """Without Python's full collections, which may come after hours, as many objects are alive as before."""
+    stream = VideoStream(recurrent, **SETTINGS, batch_size=2)
+    list(stream(recording(60)))
+    gc.collect()
+    gc.disable()
+    try:
+        before = len(gc.get_objects())
+        list(stream(recording(200)))
+        assert len(gc.get_objects()) - before < 2000  # 60 clips left a hundred thousand
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_a_model_that_gives_no_numbers(wrong):
+    model = VideoSwinT((None, None, None, 3), num_classes=3, **SMALL)
+    model.get_layer("head").set_weights([np.full((16, 3), wrong), np.zeros(3)])
+    with pytest.raises(ValueError, match=r"gives nan for a clip that ends at 2\.0 s"):
+        list(VideoStream(model, **SETTINGS)(recording(30)))
+
+
+@pytest.mark.parametrize("name", ["position", "times", "shown", "is_known", "window", "memory0"])
+def test_a_state_that_is_none(recurrent, name):
+    stream = VideoStream(recurrent, **SETTINGS)
+    state = stream.start()
+    list(stream.batches(recording(20), state))
+    arrays = state.to_arrays()
+    with pytest.raises(ValueError, match="This is no state"):
+        stream.restore({key: value for key, value in arrays.items() if key != name})
+    if name != "shown":
+        with pytest.raises(ValueError, match="This is no state"):
+            stream.restore({**arrays, name: arrays[name][0] if name == "memory0" else arrays[name][:1]})
 
 
 def test_centred_smoothing(plain):

@@ -92,8 +92,8 @@ def _lengths(state: State) -> list[str]:
 
 
 def _length(value: np.ndarray) -> int:
-    if value.size != 1 or value.dtype.kind not in "iu" or not 1 <= value.item() <= 1_000_000:
-        raise CheckpointError(f"The clips in a memory's queue must be a number from 1. Received: {value}.")
+    if value.size != 1 or value.dtype.kind not in "iu" or not 1 <= value.item() <= 10_000:
+        raise CheckpointError(f"The clips in a memory's queue must be a number from 1 to 10,000. Received: {value}.")
     return value.item()
 
 

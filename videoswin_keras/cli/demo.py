@@ -1,6 +1,7 @@
 """`videoswin demo`: draws videos and a night, and classifies them, with nothing to download."""
 
 import argparse
+import shlex
 import shutil
 from pathlib import Path
 
@@ -34,16 +35,17 @@ def run(options: argparse.Namespace) -> int:
         path = folder / f"{motion.replace(' ', '_')}.mp4"
         write_video(path, moving_shape(number, SEED + number, frames=48, size=(128, 128)))
         videos.append(str(path))
-    print(f"Drew {len(videos)} videos. Now: videoswin classify {folder} --weights {WEIGHTS} --top 2\n", flush=True)
-    code = main(["classify", *videos, "--weights", WEIGHTS, "--top", "2"])
+    chosen = ["--weights", WEIGHTS, "--top", "2"]
+    print(f"Drew {len(videos)} videos. Now: videoswin classify {folder}/*.mp4 {' '.join(chosen)}\n", flush=True)
+    code = main(["classify", *videos, *chosen])
 
-    night = folder / "night" / "night.mp4"
+    night = folder / "moving_shapes_night" / "night.mp4"
     night.parent.mkdir(exist_ok=True)
     shutil.rmtree(night.parent / "results", ignore_errors=True)  # of an earlier demo
     write_video(night, moving_shapes_recording(night_bouts(), SEED), NIGHT_RATE)
     command = ["stream", str(night), "--weights", WEIGHTS, "--fps", str(NIGHT_RATE), "--start", "2026-11-20 21:55"]
     command += ["--out", str(night.parent / "results")]
-    print(f"\nDrew a night of a quarter of an hour. Now: videoswin {' '.join(command)}\n", flush=True)
+    print(f"\nDrew a night of a quarter of an hour. Now: videoswin {shlex.join(command)}\n", flush=True)
     code = main(command) or code
     print(f"\nIts hypnogram: {night.parent / 'results' / 'night' / 'report.png'}")
     return code

@@ -13,7 +13,7 @@ def find_videos(paths: list[str]) -> Iterator[Path]:
     """Yields files as they are given, and the video files within folders, in the order of their names: 2 before 10."""
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted((file for file in path.rglob("*") if is_video_name(file)), key=_natural)
+            found = sorted((file for file in path.rglob("*") if is_video_name(file)), key=natural)
             if not found:
                 raise FileNotFoundError(f"There are no video files in the folder {path}.")
             yield from found
@@ -21,12 +21,14 @@ def find_videos(paths: list[str]) -> Iterator[Path]:
             yield path
 
 
-def _natural(path: Path) -> list[str | int]:
+def natural(path: Path) -> list[str | int]:
     """A key for sorting in which numbers count as numbers."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(path))]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
 
 
 def is_video_name(path: Path) -> bool:
+    if path.name.startswith("."):  # half-written files, and what macOS leaves on memory cards
+        return False
     kind, _ = mimetypes.guess_type(path.name)
     return path.suffix.lower() in VIDEO_SUFFIXES or (kind or "").startswith("video/")
 

@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     if options.verb is None:
         parser.print_help()
         return 2
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a name that the console cannot show is no reason to stop
     try:
         if "KERAS_BACKEND" not in os.environ:
             os.environ["KERAS_BACKEND"] = keras.backend.backend()  # said once, and the same in what this starts

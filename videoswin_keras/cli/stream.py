@@ -10,12 +10,14 @@ import sys
 import threading
 from collections import Counter
 from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import keras
 from tqdm import tqdm
 
-from videoswin_keras.cli.inputs import find_videos, read_classes
+from videoswin_keras.cli.inputs import find_videos, natural, read_classes
 from videoswin_keras.streaming.camera import Camera, is_live, public_name
 from videoswin_keras.streaming.journal import check_is_new
 from videoswin_keras.streaming.writers import About, length_of_time
@@ -69,7 +71,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     # What is wrong is said before anything is loaded, and before hours are spent.
-    _check_installed()
     started = _time_of_day(options.start)
     if options.save_every <= 0:
         raise ValueError(f"--save-every must be positive. Received: {options.save_every}.")
@@ -82,9 +83,8 @@ def run(options: argparse.Namespace) -> int:
     from videoswin_keras.checkpoints.load import locate
     from videoswin_keras.classification import load_classifier
     from videoswin_keras.streaming.stream import VideoStream
-    from videoswin_keras.video.decode import VideoError
 
-    is_live = any(isinstance(source, str) for source in sources.values())
+    is_camera = any(isinstance(source, str) for source in sources.values())
     failed = 0
     with device(options.device):
         weights = locate(options.weights)
@@ -94,16 +94,19 @@ def run(options: argparse.Namespace) -> int:
             "clip_frames": options.frames or protocol.clip_frames,
             "stride": options.stride,
             "smooth": options.smooth,
-            "centred": not is_live,
+            "centred": not is_camera,
             "short_side": protocol.short_side_single,
             "crop": protocol.crop,
-            "batch_size": 1 if is_live else options.batch_size,
+            "batch_size": 1 if is_camera else options.batch_size,
         }
         stream = VideoStream(model, **arguments)
         settings = {
+            "version": version("videoswin-keras"),
             "weights": weights.name,
-            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()[:16],
-            "backend": os.environ["KERAS_BACKEND"],
+            "sha256": _sha256(weights),
+            "backend": keras.backend.backend(),
+            "keras": keras.version(),
+            "annotate": options.annotate,
             "labels": list(labels),
             **arguments,
         }
@@ -111,9 +114,11 @@ def run(options: argparse.Namespace) -> int:
             about = About(name, labels, _described(source), options.fps, started)
             try:
                 failed += _stream(stream, source, about, settings, options)
-            except (VideoError, OSError) as error:
+            except BrokenPipeError:
+                raise
+            except (ValueError, OSError) as error:
                 failed += 1
-                print(f"videoswin: skipped: {error}", file=sys.stderr)
+                print(f"videoswin: failed: {error}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -123,7 +128,7 @@ def _stream(stream: Any, source: list[Path] | str, about: Any, settings: dict, o
     from videoswin_keras.streaming.run import Run
 
     frames = Camera(source, options.fps) if isinstance(source, str) else Recording(source)
-    files = [] if isinstance(source, str) else [f"{path.name}, {path.stat().st_size} bytes" for path in source]
+    files = [] if isinstance(source, str) else [f"{_text(path.name)}, {path.stat().st_size} bytes" for path in source]
     own = {**settings, "source": about.source, "files": files, "start": options.start}
     run = Run(stream, frames, Path(options.out) / about.name, about, own, options.resume, options.save_every)
     if run.is_finished:
@@ -145,7 +150,7 @@ def _stream(stream: Any, source: list[Path] | str, about: Any, settings: dict, o
         seconds[about.label(bout.label)] += bout.duration  # type: ignore[assignment]
     for label, duration in seconds.most_common(10):
         print(f"  {100 * duration / total:6.2f} %  {label}")
-    return isinstance(frames, Recording) and bool(frames.skipped)
+    return isinstance(frames, Recording) and bool(frames.damaged)
 
 
 def _read(run: Any, recording: Any) -> None:
@@ -171,14 +176,13 @@ def _watch(run: Any, camera: Any, hours: float | None) -> None:
     print("Ctrl-C stops and writes the report.", file=sys.stderr)
     try:
         for result in run.results():
-            about, began = run.about, run.state.sampler.origin
-            latency = camera.clock() - began - result.end
+            sampler = run.state.sampler
+            moment = f"{datetime.fromtimestamp(sampler.origin + result.end):%H:%M:%S}"
             sure = "" if result.smoothed is None else f"{max(result.smoothed):5.0%}"
-            moment = f"{datetime.fromtimestamp(began + result.end):%H:%M:%S}"
-            dropped = f", {camera.dropped} frames dropped" if camera.dropped else ""
-            print(
-                f"{moment}  {about.label(result.smoothed_label)} {sure}  ({latency:.1f} s behind{dropped})", flush=True
-            )
+            state = f"{camera.clock() - sampler.position:.1f} s behind"
+            for count, what in ((camera.dropped, "frames dropped"), (run.left_out, "clips left out")):
+                state += f", {count} {what}" if count else ""
+            print(f"{moment}  {run.about.label(result.smoothed_label)} {sure}  ({state})", flush=True)
     finally:
         if timer:
             timer.cancel()
@@ -199,26 +203,47 @@ def _sources(options: argparse.Namespace) -> dict[str, list[Path] | str]:
         return {re.sub(r"\W+", "_", public_name(cameras[0])).strip("_"): cameras[0]}
     if options.hours is not None:
         raise ValueError("--hours is for a camera.")
-    videos = list(find_videos(options.sources))
+    out = Path(options.out).absolute()
+    videos = [video for video in find_videos(options.sources) if out not in video.absolute().parents]
+    if not videos:
+        raise FileNotFoundError(f"There are no video files but those in --out {options.out}.")
     for video in videos:
         if not video.is_file():
             raise FileNotFoundError(f"No video file at {video}. Is the path right?")
     if options.join:
         first = Path(options.sources[0])
-        return {first.stem if first.is_file() else first.resolve().name: videos}
+        return {first.stem if first.is_file() else first.resolve().name: sorted(videos, key=natural)}
     if options.start and len(videos) > 1:
         raise ValueError(f"--start is for one recording. Received: {len(videos)} files; --join makes them one.")
-    names = [video.stem for video in videos]
-    if len(set(names)) < len(names):
-        names = [f"{video.resolve().parent.name}_{video.stem}" for video in videos]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    names = [_text(video.stem) for video in videos]
+    if _twice(names):
+        names = [_text(f"{video.resolve().parent.name}_{video.stem}") for video in videos]
+    if twice := _twice(names):
         raise ValueError(f"Two recordings would have the folder {twice}. Give them in two calls, each with its --out.")
     return {name: [video] for name, video in zip(names, videos, strict=True)}
 
 
+def _twice(names: list[str]) -> str | None:
+    """Returns a name that is there twice, where case does not count, as on macOS and Windows."""
+    counts = Counter(name.casefold() for name in names)
+    return next((name for name in names if counts[name.casefold()] > 1), None)
+
+
+def _text(name: str) -> str:
+    """Returns a file name as text that can be written, whatever bytes it has."""
+    return os.fsencode(name).decode("utf-8", errors="replace")
+
+
 def _described(source: list[Path] | str) -> str:
-    return public_name(source) if isinstance(source, str) else ", ".join(path.name for path in source)
+    if isinstance(source, str):
+        return public_name(source)
+    more = f" and {len(source) - 1} more files" if len(source) > 1 else ""
+    return _text(source[0].name) + more
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _time_of_day(text: str | None) -> datetime | None:

@@ -22,27 +22,27 @@ def is_live(source: str) -> bool:
 
 
 def public_name(source: str) -> str:
-    """Returns `source` without the user and the password that an address may hold."""
+    """Returns `source` without what may be a user and a password: all up to an "@", and all after a "?"."""
     scheme, separator, rest = source.partition("://")
-    place, slash, path = rest.partition("/")
-    return f"{scheme}{separator}{place.rpartition('@')[2]}{slash}{path}"
+    return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"
 
 
 class Camera:
     """Frames of a camera or a stream, with the time at which they came.
 
     A thread reads them into a short queue, so that the camera is read however long the model takes. When the queue is
-    full the oldest frame is dropped, and counted. After an outage it connects again: after one second, then two, four,
-    and so on up to thirty.
+    full the oldest frame is dropped, and counted. Damaged frames are left out. After an outage it connects again: after
+    one second, then two, four, and so on up to thirty.
 
     Args:
         source: "camera:0", "camera:1", …, a device of this machine; or an address (rtsp://, http://, udp://, …).
         fps: Float. Frames per second that are looked at. About twice as many are kept of what the camera gives.
         queue_size: Integer. Frames that may wait.
-        read: Function that yields, for each frame of `source`, a function that returns it (uint8, RGB); it raises
-            OSError if it cannot connect, and ends when the stream does. Default: OpenCV's.
-        clock: Function that returns the time in seconds. Default: that of day, never set back.
+        read: Function that yields, for each frame of `source`, a function that returns it (uint8, RGB), or None if it
+            is damaged; it raises OSError if it cannot connect, and ends when the stream does. Default: OpenCV's.
+        clock: Function that returns the time in seconds. Default: that of day.
         wait: Function of seconds that waits, or returns true at once when the camera has been closed.
+        prepare: Function of a frame; what it returns waits in the place of the frame. A resize, for example.
 
     Attributes:
         dropped: How many frames were dropped because the queue was full.
@@ -57,19 +57,21 @@ class Camera:
         source: str,
         fps: float = 4.0,
         queue_size: int = 64,
-        read: Callable[[str], Iterator[Callable[[], np.ndarray]]] | None = None,
+        read: Callable[[str], Iterator[Callable[[], np.ndarray | None]]] | None = None,
         clock: Callable[[], float] | None = None,
         wait: Callable[[float], bool] | None = None,
+        prepare: Callable[[np.ndarray], np.ndarray] | None = None,
     ):
         if not is_live(source):
             raise ValueError(f"A camera is camera:0, camera:1, … or an address such as rtsp://…. Received: {source}.")
         self.source = source
         self.dropped = self.outages = 0
-        self.clock = clock or _clock()
+        self.clock = clock or time.time
+        self.prepare = prepare
         self._read = read or _read
         self._least_step = 0.5 / fps
         self._queue: deque[tuple[float, np.ndarray]] = deque()
-        self._queue_size = queue_size
+        self.queue_size = queue_size
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._error: Exception | None = None
@@ -82,7 +84,9 @@ class Camera:
         try:
             while True:
                 with self._changed:
-                    self._changed.wait_for(lambda: self._queue or self._closed.is_set())
+                    # With a timeout: without one Windows does not let Ctrl-C through.
+                    while not self._changed.wait_for(lambda: self._queue or self._closed.is_set(), timeout=1.0):
+                        pass
                     if not self._queue:
                         break
                     item = self._queue.popleft()
@@ -92,6 +96,11 @@ class Camera:
             thread.join()
         if self._error is not None:
             raise self._error
+
+    @property
+    def waiting(self) -> int:
+        """How many frames are in the queue."""
+        return len(self._queue)
 
     def close(self) -> None:
         """Stops reading; `frames` ends after what is in the queue. May be called from any thread."""
@@ -115,9 +124,9 @@ class Camera:
             try:
                 for picture in self._read(self.source):
                     now = self.clock()
-                    if now - kept >= self._least_step:
+                    if abs(now - kept) >= self._least_step and (frame := picture()) is not None:
                         kept = now
-                        self._put(now, picture())
+                        self._put(now, frame if self.prepare is None else self.prepare(frame))
                         wait = _FIRST_WAIT
                     if self._closed.is_set():
                         return
@@ -131,20 +140,14 @@ class Camera:
 
     def _put(self, now: float, picture: np.ndarray) -> None:
         with self._changed:
-            if len(self._queue) == self._queue_size:
+            if len(self._queue) == self.queue_size:
                 self._queue.popleft()
                 self.dropped += 1
             self._queue.append((now, picture))
             self._changed.notify_all()
 
 
-def _clock() -> Callable[[], float]:
-    """The time of day in seconds, that of now and then by a clock that is never set."""
-    offset = time.time() - time.monotonic()
-    return lambda: offset + time.monotonic()
-
-
-def _read(source: str) -> Iterator[Callable[[], np.ndarray]]:
+def _read(source: str) -> Iterator[Callable[[], np.ndarray | None]]:
     import cv2
 
     if device := re.fullmatch(r"camera:(\d+)", source):
@@ -152,10 +155,15 @@ def _read(source: str) -> Iterator[Callable[[], np.ndarray]]:
     else:
         timeouts = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, _TIMEOUT_MS, cv2.CAP_PROP_READ_TIMEOUT_MSEC, _TIMEOUT_MS]
         capture = cv2.VideoCapture(source, cv2.CAP_FFMPEG, timeouts)
+
+    def picture() -> np.ndarray | None:
+        is_sound, frame = capture.retrieve()
+        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) if is_sound else None
+
     try:
         if not capture.isOpened():
             raise OSError("no connection")
         while capture.grab():
-            yield lambda: cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
+            yield picture
     finally:
         capture.release()

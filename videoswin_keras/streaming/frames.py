@@ -1,9 +1,25 @@
 """Frames of a recording at even steps of time, whatever the camera did."""
 
+import itertools
+import logging
+import math
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 TOLERANCE = 0.001  # seconds; containers round times to milliseconds
+# Seconds by which a frame may be earlier, or later, than the one before it. Beyond that a clock was set, and the frame
+# is taken as the next one.
+STEP_BACK, STEP_AHEAD = 1.0, 86_400.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Moments in a row that no frame shows."""
+
+    count: int
 
 
 class Sampler:
@@ -20,8 +36,10 @@ class Sampler:
     Attributes:
         moment: Integer. How many moments have been given.
         origin: Float. Time of the first frame; None before it.
-        time: Float. Time of the last frame that has been taken in full; None before the first. A sampler whose
-            attributes are set anew goes on with the frames after this.
+        time: Float. Time of the last frame that has been taken in full; None before the first.
+        position: Float. The same by the source's own clock, which may have been set: a sampler that takes up the
+            attributes of another with `resume` goes on with the frames after this.
+        prepare: The function.
 
     Raises:
         ValueError: if `fps` or `longest_hold` is not positive.
@@ -34,22 +52,30 @@ class Sampler:
         self.moment = 0
         self.origin: float | None = None
         self.time: float | None = None
-        self._prepare = prepare
+        self.position: float | None = None
+        self.prepare = prepare
+        self._shift = 0.0  # from the source's clock to this
         self._frame: Any = None
         self._is_prepared = False
 
     def add(self, time: float, frame: Any) -> Iterator[Any]:
-        """Takes the next frame; yields what each moment before it shows, None in a gap.
+        """Takes the next frame; yields what each moment before it shows, or `Missing` for a gap.
 
-        A frame that is not later than the one before it (a camera whose clock was set back) is left out.
+        A frame that is not later than the one before it is left out. Where the clock was set (by more than a second
+        back, or a day ahead) time goes on from the frame before.
         """
+        position, time = time, time + self._shift
         if self.origin is None or self.time is None:
             self.origin = time
-        elif time <= self.time:
-            return
         else:
+            if not -STEP_BACK <= time - self.time <= STEP_AHEAD:
+                _log.warning("a clock was set: %.1f s after the frame before; taken as the next", time - self.time)
+                self._shift += self.time + 1 / self.fps - time
+                time = self.time + 1 / self.fps
+            if time <= self.time:
+                return
             yield from self._until(time - TOLERANCE)
-        self.time, self._frame, self._is_prepared = time, frame, False
+        self.time, self.position, self._frame, self._is_prepared = time, position, frame, False
 
     def finish(self) -> Iterator[Any]:
         """Yields what the moments left show; the last is that of the last frame or just before it."""
@@ -58,27 +84,39 @@ class Sampler:
 
     def shown(self) -> Any:
         """Returns the last frame, as it was prepared; None before the first."""
-        if self._prepare and not self._is_prepared and self._frame is not None:
-            self._frame = self._prepare(self._frame)
+        if self.prepare and not self._is_prepared and self._frame is not None:
+            self._frame = self.prepare(self._frame)
         self._is_prepared = True
         return self._frame
 
-    def resume(self, moment: int, origin: float | None, time: float | None, shown: Any) -> None:
-        """Sets what another sampler had after a moment, so that this one goes on like it."""
-        self.moment, self.origin, self.time = moment, origin, time
+    def times(self) -> list[float]:
+        """Returns all that `resume` needs to know of time; empty before the first frame."""
+        if self.origin is None or self.time is None or self.position is None:
+            return []
+        return [self.origin, self.time, self.position, self._shift]
+
+    def resume(self, moment: int, times: list[float], shown: Any) -> None:
+        """Takes up what another sampler had after a moment, so that this one goes on like it."""
+        self.moment = moment
+        if times:
+            self.origin, self.time, self.position, self._shift = times
         self._frame, self._is_prepared = shown, True
 
     def _until(self, end: float) -> Iterator[Any]:
         assert self.origin is not None
         assert self.time is not None
         while self.origin + self.moment / self.fps < end:
-            is_held = self.origin + self.moment / self.fps - self.time <= self.longest_hold
-            self.moment += 1
-            yield self.shown() if is_held else None
+            if self.origin + self.moment / self.fps - self.time <= self.longest_hold:
+                self.moment += 1
+                yield self.shown()
+            else:
+                count = max(1, math.ceil((end - self.origin) * self.fps) - self.moment)
+                self.moment += count
+                yield Missing(count)
 
 
 def sample(frames: Iterable[tuple[float, Any]], fps: float, longest_hold: float = 2.0) -> Iterator[Any]:
-    """Yields what a `Sampler` gives for some frames, pairs of time in seconds and frame.
+    """Yields what a `Sampler` gives for some frames, pairs of time in seconds and frame; None for each missing one.
 
     Example:
 
@@ -86,6 +124,9 @@ def sample(frames: Iterable[tuple[float, Any]], fps: float, longest_hold: float 
     ['a', 'b', 'b', None, None, None, None, None, 'c']
     """
     sampler = Sampler(fps, longest_hold)
-    for time, frame in frames:
-        yield from sampler.add(time, frame)
-    yield from sampler.finish()
+    shown = itertools.chain.from_iterable(sampler.add(time, frame) for time, frame in frames)
+    for item in itertools.chain(shown, sampler.finish()):
+        if isinstance(item, Missing):
+            yield from itertools.repeat(None, item.count)
+        else:
+            yield item

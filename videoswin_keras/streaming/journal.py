@@ -59,10 +59,12 @@ class Journal:
         if kept.exists() and not (folder / _RESULTS).exists():
             (folder / _STATE).unlink(missing_ok=True)
             return cls(folder, None, is_finished=True)
-        state = _read_state(folder / _STATE) if kept.exists() and (folder / _STATE).exists() else None
-        length = 0 if state is None else int(state["journal_bytes"])
+        if not kept.exists():
+            (folder / _STATE).unlink(missing_ok=True)
+        state = _read_state(folder / _STATE) if (folder / _STATE).exists() else None
+        length = 0 if state is None else state.pop("journal_bytes").item()
         with (folder / _RESULTS).open("ab") as file:
-            if file.tell() < length:
+            if not 0 <= length <= file.tell():
                 raise ValueError(f"{folder} is damaged: its journal is shorter than its state. Remove the folder.")
             file.truncate(length)
         if not kept.exists():  # after the journal: without it, settings stand for a recording that is finished
@@ -84,15 +86,18 @@ class Journal:
             length = np.array(file.tell(), "int64")
         with replacing(self.folder / _STATE) as temporary, temporary.open("wb") as file:
             np.savez(file, **state, journal_bytes=length)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
 
     def results(self) -> Iterator[Result]:
         """Yields the results so far, from the file."""
         with (self.folder / _RESULTS).open("rb") as file:
-            for line in file:
-                start, end, probabilities = json.loads(line)
-                yield Result(start, end, None if probabilities is None else tuple(probabilities))
+            for number, line in enumerate(file, start=1):
+                try:
+                    start, end, probabilities = json.loads(line)
+                    result = Result(float(start), float(end), probabilities and tuple(map(float, probabilities)))
+                except (ValueError, TypeError) as error:
+                    where = f"Line {number} of {self.folder / _RESULTS}"
+                    raise ValueError(f"{where} is damaged: {error}. Remove the folder to begin anew.") from error
+                yield result
 
     def finish(self, write: Callable[[], None]) -> None:
         """Calls `write`, which makes the final files, and removes the journal. Killed on the way, it begins again."""
@@ -136,6 +141,9 @@ def _compare(kept: dict[str, Any], settings: dict[str, Any], path: Path) -> None
 def _read_state(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            state = dict(arrays)
+        if state["journal_bytes"].dtype != "int64" or state["journal_bytes"].shape:
+            raise ValueError("its length of the journal is no number")
+        return state
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is damaged: {error}. Remove its folder to begin anew.") from error

@@ -55,15 +55,19 @@ class Density:
 
 def draw(density: Density, timeline: Sequence[Bout], about: About) -> Any:
     """Returns a matplotlib figure: hypnogram, hypnodensity, transitions, time per class. It is not shown."""
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    with matplotlib.rc_context({"text.parse_math": False}):  # a "$" in a name is a dollar
+        return _draw(FigureCanvasAgg(Figure(figsize=(13, 9), layout="constrained")).figure, density, timeline, about)
+
+
+def _draw(figure: Any, density: Density, timeline: Sequence[Bout], about: About) -> Any:
     summaries = summarise(timeline, len(about.labels))
     drawn = sorted(sorted(range(len(summaries)), key=lambda label: -summaries[label].seconds)[:MOST_CLASSES])
     colours = dict(zip(drawn, COLOURS, strict=False))
 
-    figure: Any = Figure(figsize=(13, 9), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(f"{about.name} · {length_of_time(density.edges[-1])}")
     over_time, totals = figure.subfigures(2, 1, height_ratios=(2, 1.2))
     hypnogram, hypnodensity = over_time.subplots(2, 1)

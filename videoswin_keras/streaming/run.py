@@ -55,6 +55,9 @@ class Run:
         self._journal = Journal.open(self.folder, settings, resume)
         arrays = self._journal.state
         self.state: StreamState = stream.start() if arrays is None else stream.restore(arrays)
+        self.left_out = 0  # clips of a camera
+        if isinstance(source, Camera):  # small pictures wait, not large ones
+            source.prepare, self.state.sampler.prepare = stream.prepare, None
 
     @property
     def is_finished(self) -> bool:
@@ -80,7 +83,7 @@ class Run:
     def _computed(self) -> Iterator[Result]:
         saved = time.monotonic()
         try:
-            for batch in self.stream.batches(self._frames(), self.state):
+            for batch in self.stream.batches(self._frames(), self.state, self._is_late):
                 self._journal.append(batch)
                 if time.monotonic() - saved >= self.save_every:
                     self._journal.save(self.state.to_arrays())
@@ -96,9 +99,15 @@ class Run:
         self._journal.save(self.state.to_arrays())
 
     def _frames(self) -> Iterable[tuple[float, Any]]:
-        return (
-            self.source.frames(self.state.sampler.time) if isinstance(self.source, Recording) else self.source.frames()
-        )
+        if isinstance(self.source, Camera):
+            return self.source.frames()
+        return self.source.frames(self.state.sampler.position)
+
+    def _is_late(self) -> bool:
+        """Whether more than half of a camera's queue is waiting; then a clip is left out."""
+        is_late = isinstance(self.source, Camera) and self.source.waiting > self.source.queue_size // 2
+        self.left_out += is_late
+        return is_late
 
     def finish(self, with_video: bool = False, progress: bool = False) -> list[Bout]:
         """Writes the final files, and returns the bouts.

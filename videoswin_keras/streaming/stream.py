@@ -1,5 +1,7 @@
 """Classifies a recording of any length, clip after clip, in constant memory."""
 
+import contextlib
+import gc
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +15,7 @@ from keras import ops
 from videoswin_keras.classification import as_input, as_probabilities
 from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.recurrent import RecurrentVideoSwin, flatten
-from videoswin_keras.streaming.frames import Sampler
+from videoswin_keras.streaming.frames import Missing, Sampler
 from videoswin_keras.streaming.smoothing import check_size, smooth
 from videoswin_keras.streaming.timeline import Result
 from videoswin_keras.video import transforms
@@ -43,7 +45,7 @@ class StreamState:
         pictures = [picture for picture in self.window if picture is not None]
         arrays = {
             "position": np.array([self.sampler.moment, self.done], "int64"),
-            "times": np.array([time for time in (self.sampler.origin, self.sampler.time) if time is not None]),
+            "times": np.array(self.sampler.times(), "float64"),
             "shown": np.zeros(0, "uint8") if shown is None else shown[None],
             "is_known": np.array([picture is not None for picture in self.window], bool),
             "window": np.stack(pictures) if pictures else np.zeros(0, "uint8"),
@@ -145,58 +147,82 @@ class VideoStream:
         memory: list[np.ndarray] = []
         if isinstance(self._model, RecurrentVideoSwin):
             memory = [np.array(ops.convert_to_numpy(part)) for part in flatten(self._model.initial_state(1))]
-        sampler = Sampler(self.fps, self.longest_hold, self._prepare)
+        sampler = Sampler(self.fps, self.longest_hold, self.prepare)
         return StreamState(sampler, deque(maxlen=self.clip_frames), 0, memory)
 
     def restore(self, arrays: dict[str, np.ndarray]) -> StreamState:
         """Returns the state that `StreamState.to_arrays` gave, of a stream with the same arguments."""
         state = self.start()
-        moment, done = arrays["position"].tolist()
-        origin, time = arrays["times"].tolist() or (None, None)
-        state.sampler.resume(moment, origin, time, next(iter(arrays["shown"]), None))
-        pictures = iter(arrays["window"])
-        state.window.extend(next(pictures) if is_known else None for is_known in arrays["is_known"])
-        state.done = done
-        state.memory = [arrays[f"memory{index}"] for index in range(len(state.memory))]
+        try:
+            moment, done = arrays["position"].tolist()
+            state.sampler.resume(moment, arrays["times"].tolist(), next(iter(arrays["shown"]), None))
+            state.window.extend([None] * len(arrays["is_known"]))
+            for place, picture in zip(np.flatnonzero(arrays["is_known"]), arrays["window"], strict=True):
+                state.window[place] = picture
+            memory = [arrays[f"memory{index}"] for index in range(len(state.memory))]
+        except (KeyError, ValueError, TypeError, IndexError) as error:
+            raise ValueError(f"This is no state of a stream: {error!r}.") from error
+        shapes = [part.shape for part in memory], [part.shape for part in state.memory]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"This is no state of this stream: its memory has {shapes[0]}, expected {shapes[1]}.")
+        state.done, state.memory = done, memory
         return state
 
-    def batches(self, frames: Iterable[tuple[float, Frame]], state: StreamState) -> Iterator[list[Result]]:
+    def batches(
+        self,
+        frames: Iterable[tuple[float, Frame]],
+        state: StreamState,
+        is_late: Callable[[], bool] = lambda: False,
+    ) -> Iterator[list[Result]]:
         """Yields results as they are computed, `batch_size` at a time and not smoothed; advances `state` as it goes.
 
         Whenever it has yielded, `state` is that of a stream to which only these results were given. A stream that
-        goes on from it, with the frames later than `state.sampler.time`, gives the same results as this one would.
+        goes on from it, with the frames later than `state.sampler.position`, gives the same results as this one would.
+
+        Args:
+            frames: As above.
+            state: What `start` or `restore` returned.
+            is_late: Function that says, when a clip is complete, whether to leave it out: where live video comes faster
+                than the model can take it. The next result then covers its time too.
         """
-        for batch in _batches(self._clips(frames, state), self.batch_size):
+        for batch in _batches(self._clips(frames, state, is_late), self.batch_size):
             scores = iter(self._score([clip for _, _, clip in batch if clip is not None], state))
             yield [Result(start, end, None if clip is None else next(scores)) for start, end, clip in batch]
 
     def _clips(
-        self, frames: Iterable[tuple[float, Frame]], state: StreamState
+        self, frames: Iterable[tuple[float, Frame]], state: StreamState, is_late: Callable[[], bool]
     ) -> Iterator[tuple[float, float, np.ndarray | None]]:
         """Yields start, end and clip of each result; no clip where frames are missing."""
 
-        def clip() -> tuple[float, float, np.ndarray | None]:
-            start, state.done = state.done, state.sampler.moment
+        def clip(end: int) -> tuple[float, float, np.ndarray | None]:
+            start, state.done = state.done, end
             pictures = [picture for picture in state.window if picture is not None]
             if len(pictures) < len(state.window):
                 return start / self.fps, state.done / self.fps, None
             pictures += pictures[-1:] * (self.clip_frames - len(pictures))  # a short recording: its last frame
             return start / self.fps, state.done / self.fps, np.stack(pictures)
 
-        def pictures() -> Iterator[np.ndarray | None]:
+        def pictures() -> Iterator[np.ndarray | Missing]:
             for time, frame in frames:
                 yield from state.sampler.add(time, frame)
             yield from state.sampler.finish()
 
         for picture in pictures():
-            state.window.append(picture)
+            new = 1
+            if isinstance(picture, Missing):
+                new = picture.count
+                state.window.extend([None] * min(new, self.clip_frames))
+            else:
+                state.window.append(picture)
             count = state.sampler.moment
-            if count >= self.clip_frames and (count - self.clip_frames) % self.stride == 0:
-                yield clip()
+            end = count - (count - self.clip_frames) % self.stride  # of the last clip that is complete
+            if end >= self.clip_frames and end > count - new and (state.window[-1] is None or not is_late()):
+                yield clip(end)  # a gap is one result, however long
         if state.sampler.moment > state.done:
-            yield clip()
+            yield clip(state.sampler.moment)
 
-    def _prepare(self, frame: Frame) -> np.ndarray:
+    def prepare(self, frame: Frame) -> np.ndarray:
+        """Returns what a clip holds of a frame: uint8 RGB (crop, crop, 3), the middle of the resized picture."""
         frame = frame() if callable(frame) else frame
         return transforms.center_crop(transforms.resize_short_side(frame, self.short_side)[None], self.crop)[0]
 
@@ -206,14 +232,39 @@ class VideoStream:
             return []
         # Always a whole batch, so that every backend compiles once, and a clip's numbers do not depend on its company.
         inputs = np.stack(clips + clips[-1:] * (self.batch_size - len(clips)))
-        outputs = self._before.predict_on_batch(as_input(self._classifier, inputs))[: len(clips)]
+        with _garbage_removed():
+            outputs = self._before.predict_on_batch(as_input(self._classifier, inputs))[: len(clips)]
         if self._after is not None:
             scores = []
             for tokens in outputs:
-                output, *state.memory = self._after.predict_on_batch([tokens[None], *state.memory])
+                with _garbage_removed():
+                    output, *state.memory = self._after.predict_on_batch([tokens[None], *state.memory])
                 scores.append(output[0])
             outputs = np.stack(scores)
-        return [tuple(row.tolist()) for row in as_probabilities(self._classifier, outputs)]
+        probabilities = as_probabilities(self._classifier, outputs)
+        if not np.isfinite(probabilities).all():
+            raise ValueError(
+                f"The model gives {probabilities[~np.isfinite(probabilities)][0]} for a clip that ends at "
+                f"{state.done / self.fps:.1f} s. Are its weights sound, and its dtype wide enough?"
+            )
+        return [tuple(row.tolist()) for row in probabilities]
+
+
+@contextlib.contextmanager
+def _garbage_removed() -> Iterator[None]:
+    """Frees at once what Keras's calls leave behind.
+
+    Calls of layers in Keras 3.15 leave cycles of references around their tensors. Python finds them soon while they
+    are young. Those that have grown old during the call wait for a full collection: hundreds of megabytes.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.collect(0)
+        if was_enabled:
+            gc.enable()
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -36,6 +36,7 @@ _JITTER = 0.25
 # wanted time reading begins: what a jump leaves out or spoils is past by then.
 _JUMPING_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 _RUN_UP = 10.0
+_STEP_BACK = 1.0  # seconds by which times may go back; further in a file that was put together of several
 
 
 class VideoError(ValueError):
@@ -273,6 +274,8 @@ def read_frames(
 def iter_frames(path: str | Path) -> Iterator[tuple[float, np.ndarray]]:
     """Decodes a video from start to end, holding one frame at a time. Damaged frames are left out.
 
+    Where times go back by more than a second, in a file that was put together of several, they go on instead.
+
     Args:
         path: The video file.
 
@@ -332,7 +335,7 @@ def _jump(container: Any, stream: Any, after: float) -> bool:
         container.seek(target, stream=stream)
     except av.error.FFmpegError:
         return False
-    return landing is not None and landing.pts is not None and landing.pts * tick <= after
+    return landing is not None and landing.pts is not None and landing.pts <= target
 
 
 def _timed_frames(
@@ -341,9 +344,15 @@ def _timed_frames(
     count = 0
     with container:
         rate, is_timed = _stated_rates(stream)[0], not _lacks_times(container, stream)
-        tick = float(stream.time_base)
+        tick, shift, last = float(stream.time_base), 0.0, -math.inf
+        may_go_back = container.format.name not in _JUMPING_FORMATS
         for frame in _decoded(container, stream):
-            seconds = float(count / rate) if frame.pts is None or not is_timed else frame.pts * tick
+            seconds = float(count / rate) if frame.pts is None or not is_timed else frame.pts * tick + shift
+            if may_go_back and seconds < last - _STEP_BACK:
+                _log.warning("%s: its times go back by %.1f s; they are taken as going on.", path, last - seconds)
+                shift += last + float(1 / rate) - seconds
+                seconds = last + float(1 / rate)
+            last = seconds
             count += 1
             if after is None or seconds > after:
                 yield seconds, functools.partial(_picture, frame)
@@ -360,6 +369,25 @@ def stated_duration(path: str | Path) -> float | None:
     container, _ = _open(path)
     with container:
         return None if container.duration is None else container.duration / av.time_base
+
+
+def stated_end(path: str | Path) -> float | None:
+    """Returns when the last frame ends, in seconds of the file's own time, by the word of the file.
+
+    None where it does not say, or where the container is not one whose word counts.
+
+    Raises:
+        FileNotFoundError, VideoError: as `iter_frames`.
+    """
+    container, stream = _open(path)
+    with container:
+        if container.format.name not in _JUMPING_FORMATS:
+            return None
+        if stream.duration is not None:
+            return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        if container.duration is not None and len(container.streams) == 1:
+            return ((container.start_time or 0) + container.duration) / av.time_base
+        return None
 
 
 def _open(path: str | Path) -> tuple[Any, Any]:

@@ -49,9 +49,10 @@ def test_a_recording(night, tmp_path, capsys):
     before = contents(tmp_path / "out" / "night")
     assert main(["stream", str(night), *PICO, "--out", str(tmp_path / "out"), *start]) == 2
     assert "holds results already" in capsys.readouterr().err
-    assert main(["stream", str(night), *PICO, "--out", str(tmp_path / "out"), *start, "--resume"]) == 0
+    again = ["stream", str(night), *PICO, "--out", str(tmp_path / "out"), "--annotate", "--resume"]
+    assert main([*again, *start]) == 0
     assert "done already" in capsys.readouterr().out
-    assert main(["stream", str(night), *PICO, "--out", str(tmp_path / "out"), "--resume", "--smooth", "3"]) == 2
+    assert main([*again, *start, "--smooth", "3"]) == 1
     assert "smooth: 9 there, 3 now" in capsys.readouterr().err
     assert contents(tmp_path / "out" / "night") == before
 
