@@ -153,6 +153,16 @@ def test_a_camera(tmp_path, monkeypatch, capsys, stop):
     assert settings["source"] == "rtsp://10.0.0.7/1"
 
 
+def test_a_camera_for_some_hours(tmp_path, monkeypatch):
+    def endless(source):
+        while True:
+            yield lambda: np.zeros((64, 64, 3), "uint8")
+
+    monkeypatch.setattr(Camera, "__init__", functools.partialmethod(Camera.__init__, read=endless))
+    assert main(["stream", "camera:0", *PICO, "--out", str(tmp_path), "--hours", "0.0001"]) == 0
+    assert pandas.read_csv(tmp_path / "camera_0" / "results.csv").end_s.max() < 30
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

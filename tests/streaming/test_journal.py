@@ -1,5 +1,8 @@
 """What is on disk while results come: kept, dropped after a kill, refused when it does not fit."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -92,6 +95,19 @@ def test_settings_taken_away_begin_anew(tmp_path):
     (tmp_path / "settings.json").unlink()
     assert Journal.open(tmp_path, SETTINGS, resume=True).state is None
     assert Journal.open(tmp_path, SETTINGS, resume=True).state is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such lock on Windows")
+def test_two_processes_at_one_folder(tmp_path):
+    journal = Journal.open(tmp_path, SETTINGS, resume=False)
+    journal.append(RESULTS)
+    code = f"""
+from videoswin_keras.streaming.journal import Journal
+Journal.open({str(tmp_path)!r}, {SETTINGS}, resume=True)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"BlockingIOError: {tmp_path} is in use" in result.stderr
+    assert list(journal.results()) == RESULTS
 
 
 def test_discarding(tmp_path):

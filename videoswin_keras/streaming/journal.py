@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import sys
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from videoswin_keras.atomic import PREFIX, replacing
 from videoswin_keras.streaming.timeline import Result
 
 SETTINGS = "settings.json"
-_RESULTS, _STATE = ".journal.jsonl", ".state.npz"
+_RESULTS, _STATE, _LOCK = ".journal.jsonl", ".state.npz", ".lock"
 
 
 class Journal:
@@ -43,6 +44,7 @@ class Journal:
 
         Raises:
             FileExistsError: if there is one and `resume` is false.
+            BlockingIOError: if another process has it open.
             ValueError: if it was made with other settings, or is damaged.
             OSError: if the folder cannot be written to.
         """
@@ -54,10 +56,12 @@ class Journal:
         settings = json.loads(json.dumps(settings))
         if kept.exists():
             _compare(_read_settings(kept), settings, kept)
+        _lock(folder)
         for leftover in folder.glob(f"{PREFIX}*"):
             leftover.unlink()
         if kept.exists() and not (folder / _RESULTS).exists():
             (folder / _STATE).unlink(missing_ok=True)
+            (folder / _LOCK).unlink(missing_ok=True)
             return cls(folder, None, is_finished=True)
         if not kept.exists():
             (folder / _STATE).unlink(missing_ok=True)
@@ -104,11 +108,12 @@ class Journal:
         write()
         (self.folder / _RESULTS).unlink()  # first: a state alone means nothing
         (self.folder / _STATE).unlink(missing_ok=True)
+        (self.folder / _LOCK).unlink(missing_ok=True)
         self.is_finished = True
 
     def discard(self) -> None:
         """Leaves nothing of the journal, nor of its folder where nothing else is in it."""
-        for name in (SETTINGS, _RESULTS, _STATE):
+        for name in (SETTINGS, _RESULTS, _STATE, _LOCK):
             (self.folder / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # it holds other files
             self.folder.rmdir()
@@ -118,6 +123,20 @@ def check_is_new(folder: Path) -> None:
     """Raises FileExistsError if there is a journal, or what one has become, in the folder."""
     if (folder / SETTINGS).exists():
         raise FileExistsError(f"{folder} holds results already. Go on with them (--resume), or take another folder.")
+
+
+def _lock(folder: Path) -> None:
+    """Holds the folder until this process ends, however it does. (Windows: only on trust.)"""
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise BlockingIOError(f"{folder} is in use: another process writes its results there.") from error
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
