@@ -89,3 +89,26 @@ def number_of() -> Callable[[np.ndarray], int]:
 def numbered() -> Callable[..., np.ndarray]:
     """The function that draws a numbered picture."""
     return numbered_picture
+
+
+class Jumping:
+    """A container whose jumps go elsewhere."""
+
+    def __init__(self, container, seek):
+        self.container = container
+        self.seek = lambda pts, stream: seek(container, pts, stream)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.container.close()
+
+    def __getattr__(self, name):
+        return getattr(self.container, name)
+
+
+@pytest.fixture
+def jumping() -> type[Jumping]:
+    """The class of containers whose jumps go elsewhere: it takes a container and a function in place of its `seek`."""
+    return Jumping

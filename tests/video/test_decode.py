@@ -548,23 +548,6 @@ def test_one_time_for_all(numbered_video, number_of):
 # Files that jump badly
 
 
-class Jumping:
-    """A container whose jumps go elsewhere."""
-
-    def __init__(self, container, seek):
-        self.container = container
-        self.seek = lambda pts, stream: seek(container, pts, stream)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.container.close()
-
-    def __getattr__(self, name):
-        return getattr(self.container, name)
-
-
 def fails(container, pts, stream):
     raise av.error.OSError(5, "no jumps here")
 
@@ -578,14 +561,14 @@ def to_the_start(container, pts, stream):
 
 
 @pytest.mark.parametrize("seek", [fails, too_late, to_the_start])
-def test_bad_jumps_cost_time_not_truth(numbered_video, number_of, monkeypatch, caplog, seek):
+def test_bad_jumps_cost_time_not_truth(numbered_video, number_of, jumping, monkeypatch, caplog, seek):
     path = numbered_video("clip.mp4", 200, **LONG)
     index = decode.probe(path)
     open_file = decode._open
 
     def open_jumping(path):
         container, stream = open_file(path)
-        return Jumping(container, seek), stream
+        return jumping(container, seek), stream
 
     monkeypatch.setattr(decode, "_open", open_jumping)
     wanted = [3, 60, 61, 150, 199]

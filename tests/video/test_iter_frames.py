@@ -60,28 +60,15 @@ def test_what_can_be_jumped_over_is(numbered_video, count, name, jumps):
     assert (count[0] < 500) == jumps
 
 
-def test_a_jump_that_lands_late_or_fails_is_not_made(numbered_video, number_of, monkeypatch):
+def test_a_jump_that_lands_late_or_fails_is_not_made(numbered_video, number_of, jumping, monkeypatch):
     path = numbered_video("clip.mp4", 1000, **LONG_GROUPS)
     expected = [number_of(picture) for _, picture in decoded_frames(path, 30.0)]
 
-    class Jumping:
-        def __init__(self, container, seek):
-            self.container, self.seek = container, seek
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            self.container.close()
-
-        def __getattr__(self, name):
-            return getattr(self.container, name)
-
-    def fails(target, stream):
+    def fails(container, target, stream):
         raise av.error.OSError(5, "no jumps here")
 
-    def lands_late(target, stream):
-        stream.container.seek(target + 15 * 12800, stream=stream)
+    def lands_late(container, target, stream):
+        container.seek(target + 15 * 12800, stream=stream)
 
     open_file = decode._open
     for seek in (fails, lands_late):
@@ -90,7 +77,7 @@ def test_a_jump_that_lands_late_or_fails_is_not_made(numbered_video, number_of, 
         def open_jumping(path, seek=seek, opened=opened):
             container, stream = open_file(path)
             opened.append(container)
-            return (Jumping(container, seek) if len(opened) == 1 else container), stream
+            return (jumping(container, seek) if len(opened) == 1 else container), stream
 
         monkeypatch.setattr(decode, "_open", open_jumping)
         assert [number_of(picture) for _, picture in decoded_frames(path, 30.0)] == expected
