@@ -1,5 +1,6 @@
 """What is exported does, in its own runtime, what the model does: 100 steps, clips of several sizes."""
 
+import keras
 import numpy as np
 import onnxruntime
 import pytest
@@ -35,6 +36,7 @@ def runner(path, format):
     if format == "onnx":
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
+        assert names == ["outputs", *(f"next_{one.name}" for one in session.get_inputs()[1:])]
         return lambda **inputs: dict(zip(names, session.run(None, inputs), strict=True))
     import tensorflow as tf
 
@@ -95,13 +97,17 @@ def test_command_line(tmp_path, capsys):
 
 def test_errors(recurrent, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="one of onnx, tf_saved_model"):
-        export(recurrent, tmp_path / "a.tflite", "tflite")
+        export(recurrent, tmp_path / "a.tflite")
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         export(recurrent, tmp_path / "absent" / "a.onnx")
     with pytest.raises(FileNotFoundError, match="There is no file"):
         export(tmp_path / "absent.keras", tmp_path / "a.onnx")
     with pytest.raises(FileExistsError, match="is no SavedModel"):
         export(recurrent, tmp_path)
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "dense.keras")
+    with pytest.raises(ValueError, match="holds a Sequential, not a model of this library"):
+        export(tmp_path / "dense.keras", tmp_path / "a.onnx")
+    (tmp_path / "dense.keras").unlink()
     (tmp_path / "wrong.keras").write_bytes(b"no model")
     with pytest.raises(ValueError, match="The export failed"):
         export(tmp_path / "wrong.keras", tmp_path / "a.onnx")

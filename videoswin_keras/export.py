@@ -17,6 +17,8 @@ import keras
 import numpy as np
 
 from videoswin_keras.atomic import PREFIX, replacing
+from videoswin_keras.models.backbone import VideoSwinBackbone
+from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.recurrent import RecurrentVideoSwin
 
 FORMATS = {"onnx": ("tensorflow", "tf2onnx", "onnxruntime"), "tf_saved_model": ("tensorflow",)}  # and what they need
@@ -34,7 +36,7 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
         model: A model of this library, or the `.keras` file of one.
         path: What to write: a file for ONNX, a folder for a SavedModel. It is replaced only by an export that was
             run and gave what the model gives.
-        format: "onnx" or "tf_saved_model". Default: "onnx" if `path` ends in .onnx.
+        format: "onnx" or "tf_saved_model". Default: "onnx" if `path` ends in .onnx, the other if it has no ending.
 
     Returns:
         What was measured: "inputs" and "outputs" with their shapes and dtypes, and the largest "difference" from the
@@ -47,9 +49,12 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
         ImportError: if TensorFlow, or what the format needs, is not installed.
     """
     path = Path(path)
-    format = format or ("onnx" if path.suffix == ".onnx" else "tf_saved_model")
+    format = format or {".onnx": "onnx", "": "tf_saved_model"}.get(path.suffix.lower())
     if format not in FORMATS:
-        raise ValueError(f"`format` must be one of {', '.join(FORMATS)}. Received: {format}.")
+        raise ValueError(
+            f"`format` must be one of {', '.join(FORMATS)}; without it, `path` must end in .onnx, or be a folder "
+            f"without an ending. Received: path={path}, format={format}."
+        )
     if missing := [name for name in FORMATS[format] if importlib.util.find_spec(name) is None]:
         raise ImportError(
             f"This export needs {', '.join(missing)}, not installed here: "
@@ -102,6 +107,8 @@ def _worker(source: str, path: str, format: str) -> None:
     import tensorflow as tf
 
     model: Any = keras.models.load_model(source, compile=False)
+    if not isinstance(model, VideoSwinBackbone | VideoSwinClassifier | RecurrentVideoSwin):
+        sys.exit(f"the file holds a {type(model).__name__}, not a model of this library.")
     step = model.step_model() if isinstance(model, RecurrentVideoSwin) else model
     names = [tensor.name for tensor in step.inputs] if isinstance(model, RecurrentVideoSwin) else ["clip"]
     signature = [
@@ -115,12 +122,16 @@ def _worker(source: str, path: str, format: str) -> None:
 
     function = tf.function(call, input_signature=signature)
     if format == "onnx":
+        import onnx
         import onnxruntime
         import tf2onnx
 
-        tf2onnx.convert.from_function(
-            function, signature, opset=17, output_path=path, custom_op_handlers={"Erfc": (_erfc, [])}
-        )
+        handlers: dict[str, Any] = {"Erfc": (_erfc, [])}
+        graph, _ = tf2onnx.convert.from_function(function, signature, opset=17, custom_op_handlers=handlers)
+        by_name = {output.name: output for output in graph.graph.output}  # sorted by name
+        del graph.graph.output[:]
+        graph.graph.output.extend(by_name[name] for name in ["outputs", *(f"next_{name}" for name in names[1:])])
+        onnx.save(graph, path)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         outputs = [output.name for output in session.get_outputs()]
 

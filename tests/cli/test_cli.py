@@ -66,6 +66,9 @@ def test_classify_with_own_classes(video, tmp_path, capsys):
     names.write_text("one\ntwo\n")
     assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--classes", str(names)]) == 2
     assert "8 classes, but there are 2 class names" in capsys.readouterr().err
+    names.write_text("one\ntwo\none\n")
+    assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--classes", str(names)]) == 2
+    assert "'one' twice" in capsys.readouterr().err
     names.write_text("one\n\ntwo\n")
     assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--classes", str(names)]) == 2
     assert "Line 2 is empty" in capsys.readouterr().err

@@ -114,6 +114,11 @@ def test_discarding(tmp_path):
     journal = Journal.open(tmp_path / "new", SETTINGS, resume=False)
     journal.discard()
     assert not (tmp_path / "new").exists()
-    (tmp_path / "notes.txt").touch()
-    Journal.open(tmp_path, SETTINGS, resume=False).discard()
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_of_other_things_is_left_alone(tmp_path, resume):
+    (tmp_path / "results.csv").touch()
+    with pytest.raises(FileExistsError, match=r"other files: results.csv"):
+        Journal.open(tmp_path, SETTINGS, resume)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]

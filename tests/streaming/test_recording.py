@@ -79,6 +79,12 @@ def test_files_put_together(tmp_path, caplog):
             assert read(Recording([tmp_path / "both.ts"]), frames[index][0]) == frames[index + 1 :]
 
 
+@pytest.mark.parametrize("paths", ["night.mp4", []])
+def test_errors(paths):
+    with pytest.raises(ValueError, match="a list of at least one file"):
+        Recording(paths)
+
+
 def test_duration(files):
     assert Recording(files).duration() == pytest.approx(6.0)
     assert Recording(files[:1]).duration() == pytest.approx(1.0)

@@ -46,7 +46,8 @@ def run(options: argparse.Namespace) -> int:
     command = ["stream", str(night), "--weights", WEIGHTS, "--fps", str(NIGHT_RATE), "--start", "2026-11-20 21:55"]
     command += ["--out", str(night.parent / "results")]
     print(f"\nDrew a night of a quarter of an hour. Now: videoswin {shlex.join(command)}\n", flush=True)
-    code = main(command) or code
+    if streamed := main(command):
+        return streamed
     print(f"\nIts hypnogram: {night.parent / 'results' / 'night' / 'report.png'}")
     return code
 

@@ -44,4 +44,7 @@ def read_classes(path: str) -> list[str]:
     empty = [number for number, name in enumerate(names, start=1) if not name.strip()]
     if empty or not names:
         raise ValueError(f"{path} must hold one class name per line. Line {(empty or [1])[0]} is empty.")
-    return [name.strip() for name in names]
+    names = [name.strip() for name in names]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{path} must hold different names. It has {twice!r} twice.")
+    return names

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from videoswin_keras.cli.inputs import find_videos, natural, read_classes
 from videoswin_keras.streaming.camera import Camera, is_live, public_name
 from videoswin_keras.streaming.journal import check_is_new
+from videoswin_keras.streaming.timeline import summarise
 from videoswin_keras.streaming.writers import About, length_of_time
 
 HELP = "Classify recordings of any length, or live video, clip after clip."
@@ -72,7 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     # What is wrong is said before anything is loaded, and before hours are spent.
     started = _time_of_day(options.start)
-    if options.save_every <= 0:
+    if not options.out:
+        raise ValueError("--out must name a folder.")
+    if not options.save_every > 0:
         raise ValueError(f"--save-every must be positive. Received: {options.save_every}.")
     classes = read_classes(options.classes) if options.classes else None
     sources = _sources(options)
@@ -91,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         model, labels, protocol = load_classifier(options.weights, classes)
         arguments = {
             "fps": options.fps,
-            "clip_frames": options.frames or protocol.clip_frames,
+            "clip_frames": protocol.clip_frames if options.frames is None else options.frames,
             "stride": options.stride,
             "smooth": options.smooth,
             "centred": not is_camera,
@@ -100,6 +103,11 @@ def run(options: argparse.Namespace) -> int:
             "batch_size": 1 if is_camera else options.batch_size,
         }
         stream = VideoStream(model, **arguments)
+        print(
+            f"Clips: {stream.clip_frames} frames at {stream.fps:g} per second, every {stream.stride} frames; "
+            f"shorter side {stream.short_side}, of which the middle {stream.crop} × {stream.crop} pixels are looked at",
+            file=sys.stderr,
+        )
         settings = {
             "version": version("videoswin-keras"),
             "weights": weights.name,
@@ -118,7 +126,7 @@ def run(options: argparse.Namespace) -> int:
                 raise
             except (ValueError, OSError) as error:
                 failed += 1
-                print(f"videoswin: failed: {error}", file=sys.stderr)
+                print(f"videoswin: {name} failed: {error}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -145,11 +153,12 @@ def _stream(stream: Any, source: list[Path] | str, about: Any, settings: dict, o
     timeline = run.finish(options.annotate, progress=True)
     total = timeline[-1].end
     print(f"{about.name}: {length_of_time(total)}, see {run.folder}")
-    seconds: Counter[str] = Counter()
-    for bout in timeline:
-        seconds[about.label(bout.label)] += bout.duration  # type: ignore[assignment]
-    for label, duration in seconds.most_common(10):
-        print(f"  {100 * duration / total:6.2f} %  {label}")
+    shares = [summary.share for summary in summarise(timeline, len(about.labels))]
+    for share, label in sorted(zip(shares, about.labels, strict=True), reverse=True)[:10]:
+        if share:
+            print(f"  {100 * share:6.2f} %  {label}")
+    if unscored := sum(bout.duration for bout in timeline if bout.label is None):
+        print(f"  {length_of_time(unscored)} of it unscored")
     return isinstance(frames, Recording) and bool(frames.damaged)
 
 
@@ -253,7 +262,9 @@ def _time_of_day(text: str | None) -> datetime | None:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise ValueError(f'--start must be a date and time such as "2026-11-20 21:30". Received: {text!r}.') from error
-    return moment.replace(tzinfo=None, microsecond=0)
+    if moment.tzinfo is not None:
+        raise ValueError(f"--start must be the time of day at the camera, without a time zone. Received: {text!r}.")
+    return moment.replace(microsecond=0)
 
 
 def _check_output(out: Path, names: list[str], resume: bool) -> None:

@@ -29,7 +29,7 @@ class Sampler:
     next frame, there is a gap. Only one frame is kept.
 
     Args:
-        fps: Float. Moments per second.
+        fps: Float from 0.001 to 1000. Moments per second.
         longest_hold: Float. Seconds for which a frame stands for what followed it.
         prepare: Function of a frame, called once for each that is shown at some moment, and for no other.
 
@@ -42,12 +42,14 @@ class Sampler:
         prepare: The function.
 
     Raises:
-        ValueError: if `fps` or `longest_hold` is not positive.
+        ValueError: if `fps` is out of range or `longest_hold` not positive.
     """
 
     def __init__(self, fps: float, longest_hold: float = 2.0, prepare: Callable[[Any], Any] | None = None):
-        if not (fps > 0 and longest_hold > 0):
-            raise ValueError(f"`fps` and `longest_hold` must be positive. Received: {fps} and {longest_hold}.")
+        if not 0.001 <= fps <= 1000:
+            raise ValueError(f"`fps` must be from 0.001 to 1000 frames per second. Received: {fps}.")
+        if not longest_hold > 0:
+            raise ValueError(f"`longest_hold` must be positive. Received: {longest_hold}.")
         self.fps, self.longest_hold = fps, longest_hold
         self.moment = 0
         self.origin: float | None = None

@@ -43,7 +43,7 @@ class Journal:
             resume: Whether to go on with the journal that is there, if there is one.
 
         Raises:
-            FileExistsError: if there is one and `resume` is false.
+            FileExistsError: if there is one and `resume` is false, or the folder holds other files.
             BlockingIOError: if another process has it open.
             ValueError: if it was made with other settings, or is damaged.
             OSError: if the folder cannot be written to.
@@ -54,6 +54,8 @@ class Journal:
         if not resume:
             check_is_new(folder)
         settings = json.loads(json.dumps(settings))
+        if not kept.exists() and (others := [path.name for path in folder.iterdir() if path.name[0] != "."]):
+            raise FileExistsError(f"{folder} holds other files: {', '.join(sorted(others)[:3])}. Take another folder.")
         if kept.exists():
             _compare(_read_settings(kept), settings, kept)
         _lock(folder)

@@ -15,7 +15,7 @@ class Recording:
     """One or more video files; each begins when the one before it has ended.
 
     Args:
-        paths: The files, in their order.
+        paths: The files, at least one, in their order.
 
     Attributes:
         damaged: What is wrong with each file that could not be read, or not to its end, as text by path; known once it
@@ -32,6 +32,8 @@ class Recording:
     """
 
     def __init__(self, paths: Sequence[str | Path]):
+        if isinstance(paths, str | Path) or not paths:
+            raise ValueError(f"A recording is a list of at least one file. Received: {paths!r}.")
         self.paths = [Path(path) for path in paths]
         self.damaged: dict[Path, str] = {}
 

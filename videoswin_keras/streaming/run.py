@@ -1,6 +1,7 @@
 """A recording from its frames to the finished files, so that nothing is lost when the run is killed."""
 
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -81,7 +82,7 @@ class Run:
         return itertools.islice(smooth(itertools.chain(earlier, self._computed()), size, centred), given, None)
 
     def _computed(self) -> Iterator[Result]:
-        saved = time.monotonic()
+        saved = -math.inf  # the first results at once: what an early stop leaves can be gone on with
         try:
             for batch in self.stream.batches(self._frames(), self.state, self._is_late):
                 self._journal.append(batch)

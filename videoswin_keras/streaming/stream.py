@@ -57,11 +57,12 @@ class VideoStream:
     """Classifies recordings: a clip of the last frames every few frames, with what the memory carries along.
 
     Each recording begins with an empty window, an empty memory and an empty smoother. A clip in which frames are
-    missing is not scored and not shown to the memory; the window fills again after a gap.
+    missing is not scored and not shown to the memory; the window fills again after a gap. A recording that is shorter
+    than a clip is continued with its last frame.
 
     Args:
         model: `VideoSwinClassifier`, or a `RecurrentVideoSwin` of one.
-        fps: Float. Frames per second that are looked at.
+        fps: Float from 0.001 to 1000. Frames per second that are looked at.
         clip_frames: Integer. Frames of a clip.
         stride: Integer. A clip every so many frames.
         smooth: Integer from 1 (none) to 99. How many results the median is taken of.
@@ -95,7 +96,7 @@ class VideoStream:
         stride: int = 8,
         smooth: int = 9,
         centred: bool = False,
-        short_side: int = 224,
+        short_side: int = 256,
         crop: int = 224,
         batch_size: int = 1,
         longest_hold: float = 2.0,
