@@ -74,6 +74,17 @@ def test_results_are_probabilities():
     np.testing.assert_allclose(median(np.eye(3)), 1 / 3)  # all medians are zero: the mean
 
 
+@pytest.mark.parametrize("size", [3, 9, 10, 99])
+def test_nothing_beyond_a_gap_counts(size):
+    """It may have been hours long: on either side the results are those of a recording of its own."""
+    raw = np.random.default_rng(0).dirichlet(np.ones(3), size=40)
+    raw[17] = np.nan
+    for smooth_rows in (centred_median, causal):
+        smoothed = smooth_rows(raw, size)
+        np.testing.assert_allclose(smoothed[:17], smooth_rows(raw[:17], size))
+        np.testing.assert_allclose(smoothed[18:], smooth_rows(raw[18:], size))
+
+
 def test_gaps_stay_gaps_and_do_not_count():
     labels = np.repeat([0, 1], 10)
     raw = one_hot(labels)

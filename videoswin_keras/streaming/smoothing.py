@@ -1,5 +1,6 @@
 """Median smoothing of class probabilities over time: it removes short flickers and keeps lasting changes sharp."""
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -38,7 +39,7 @@ def smooth(results: Iterable[Result], size: int = 9, centred: bool = False) -> I
     """Yields the results with `smoothed` filled in: the median over some of them, scaled to sum to 1.
 
     A flicker shorter than half the size does not show. A lasting change shows half the size late, or, centred, where
-    it is. Gaps stay gaps, and do not count; at both ends those results that are there do.
+    it is. Gaps stay gaps, and nothing beyond one counts; at both ends those results that are there do.
 
     Args:
         results: In their order. At most `size` of them are kept.
@@ -64,12 +65,14 @@ def smooth(results: Iterable[Result], size: int = 9, centred: bool = False) -> I
     window: deque[Result] = deque(maxlen=size)
 
     def smoothed(index: int) -> Result:
-        around = list(window)[max(0, index - before) : index + after + 1]
-        rows = [result.probabilities for result in around if result.probabilities is not None]
-        result = window[index]
-        return (
-            result if result.probabilities is None else replace(result, smoothed=tuple(median(np.array(rows)).tolist()))
-        )
+        result, around = window[index], list(window)
+        if result.probabilities is None:
+            return result
+        until = itertools.takewhile(lambda other: other.probabilities is not None, reversed(around[:index]))
+        since = itertools.takewhile(lambda other: other.probabilities is not None, around[index:])
+        counting = [*itertools.islice(until, before), *itertools.islice(since, after + 1)]
+        rows = np.array([other.probabilities for other in counting])
+        return replace(result, smoothed=tuple(median(rows).tolist()))
 
     for count, result in enumerate(results, start=1):
         window.append(result)
