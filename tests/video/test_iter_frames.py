@@ -1,5 +1,6 @@
 """Reading from start to end, or from a time on: every frame carries its number."""
 
+import gc
 import tracemalloc
 from itertools import islice
 
@@ -106,6 +107,19 @@ def test_streaming_holds_one_frame(numbered_video):
         assert tracemalloc.get_traced_memory()[1] < 4 * frame_bytes
     finally:
         tracemalloc.stop()
+
+
+def test_frames_leave_no_garbage(numbered_video):
+    """Not even what Python would find later: it may look for it after hours."""
+    path = numbered_video("clip.mp4", 200)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in decode.iter_frames(path):
+            pass
+        assert gc.collect() < 50
+    finally:
+        gc.enable()
 
 
 def test_streaming_can_stop(numbered_video, number_of, count):

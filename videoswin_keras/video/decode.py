@@ -346,6 +346,7 @@ def _timed_frames(
         rate, is_timed = _stated_rates(stream)[0], not _lacks_times(container, stream)
         tick, shift, last = float(stream.time_base), 0.0, -math.inf
         may_go_back = container.format.name not in _JUMPING_FORMATS
+        matrix = _DisplayMatrix()
         for frame in _decoded(container, stream):
             seconds = float(count / rate) if frame.pts is None or not is_timed else frame.pts * tick + shift
             if may_go_back and seconds < last - _STEP_BACK:
@@ -355,7 +356,7 @@ def _timed_frames(
             last = seconds
             count += 1
             if after is None or seconds > after:
-                yield seconds, functools.partial(_picture, frame)
+                yield seconds, functools.partial(_picture, frame, matrix)
     if not count and after is None:
         raise VideoError(f"No frame of {path} can be decoded. Is the file complete? Does another player show it?")
 
@@ -559,16 +560,38 @@ def _read_run(
         return True
 
 
-def _picture(frame: av.VideoFrame) -> np.ndarray:
-    return _turned(frame.to_ndarray(format="rgb24"), frame)
+def _picture(frame: av.VideoFrame, matrix: Any = None) -> np.ndarray:
+    return _turned(frame.to_ndarray(format="rgb24"), frame, matrix)
 
 
-def _turned(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Turns and mirrors a picture by the display matrix of its frame, which sends x, y to ax + cy, bx + dy."""
+def _display_matrix(frame: av.VideoFrame) -> list[int] | None:
     data: Any = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
+    return None if data is None else np.frombuffer(data, "int32")[:5].tolist()
+
+
+class _DisplayMatrix:
+    """The display matrix of a stream's frames, read again only where their rotation changes.
+
+    Reading it leaves a cycle of references around the frame (PyAV 18), which stays until Python looks for garbage:
+    in a long recording, gigabytes.
+    """
+
+    def __init__(self) -> None:
+        self._rotation: int | None = None
+        self._matrix: list[int] | None = None
+
+    def __call__(self, frame: av.VideoFrame) -> list[int] | None:
+        if frame.rotation != self._rotation:
+            self._rotation, self._matrix = frame.rotation, _display_matrix(frame)
+        return self._matrix
+
+
+def _turned(picture: np.ndarray, frame: av.VideoFrame, matrix: Any = None) -> np.ndarray:
+    """Turns and mirrors a picture by the display matrix of its frame, which sends x, y to ax + cy, bx + dy."""
+    matrix = _display_matrix(frame) if matrix is None else matrix(frame)
+    if matrix is None:
         return picture
-    a, b, _, c, d = np.frombuffer(data, "int32")[:5].tolist()
+    a, b, _, c, d = matrix
     if abs(a) < abs(b):
         picture, a, d = picture.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(picture[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])
