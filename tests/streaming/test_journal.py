@@ -97,7 +97,6 @@ def test_settings_taken_away_begin_anew(tmp_path):
     assert Journal.open(tmp_path, SETTINGS, resume=True).state is None
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no such lock on Windows")
 def test_two_processes_at_one_folder(tmp_path):
     journal = Journal.open(tmp_path, SETTINGS, resume=False)
     journal.append(RESULTS)

@@ -118,6 +118,9 @@ def test_everything_unscored(tmp_path):
     timeline = bouts((result.start, result.end, result.smoothed_label) for result in results)
     picture = report.render(report.draw(report.Density(results, 4.0, 3), timeline, about()))
     report.write_html(tmp_path / "report.html", picture, timeline, about(), {})
+    cells = Page((tmp_path / "report.html").read_text(encoding="utf-8")).cells
+    assert cells[cells.index("scored") + 1] == "0 s"
+    assert cells[-2:] == ["0:00:00", "4 s"]  # the one gap
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ def _fit(picture: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
     if picture is not None:
         scale = min(size[0] / picture.shape[0], size[1] / picture.shape[1])
         height, width = (
-            max(1, min(round(side * scale), limit)) for side, limit in zip(picture.shape, size, strict=False)
+            max(1, min(round(side * scale), limit)) for side, limit in zip(picture.shape[:2], size, strict=True)
         )
         top, left = (size[0] - height) // 2, (size[1] - width) // 2
         canvas[top : top + height, left : left + width] = cv2.resize(

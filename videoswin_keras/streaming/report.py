@@ -66,7 +66,7 @@ def draw(density: Density, timeline: Sequence[Bout], about: About) -> Any:
 def _draw(figure: Any, density: Density, timeline: Sequence[Bout], about: About) -> Any:
     summaries = summarise(timeline, len(about.labels))
     drawn = sorted(sorted(range(len(summaries)), key=lambda label: -summaries[label].seconds)[:MOST_CLASSES])
-    colours = dict(zip(drawn, COLOURS, strict=False))
+    colours = dict(zip(drawn, COLOURS[: len(drawn)], strict=True))
 
     figure.suptitle(f"{about.name} · {length_of_time(density.edges[-1])}")
     over_time, totals = figure.subfigures(2, 1, height_ratios=(2, 1.2))

@@ -187,7 +187,7 @@ def probe(path: str | Path) -> VideoIndex:
         rate = _short(Fraction(len(pts) / duration))
     else:
         duration, rate = float(len(pts) / constant), constant
-    height, width = _turned(np.empty((first.height, first.width, 0), "uint8"), first).shape[:2]
+    height, width = _turned(np.empty((first.height, first.width, 0), "uint8"), _display_matrix(first)).shape[:2]
     return VideoIndex(
         pts=pts,
         tick=tick,
@@ -247,11 +247,11 @@ def read_frames(
             f"Is this the index of this file?"
         )
     found: dict[int, np.ndarray] = {}
-    replaced = 0
+    replaced, matrix = 0, _DisplayMatrix()
 
     def keep(number: int, frame: av.VideoFrame, is_it: bool) -> None:
         nonlocal replaced
-        picture = _picture(frame)
+        picture = _picture(frame, matrix)
         found[number] = picture if transform is None else transform(picture)
         replaced += not is_it
 
@@ -560,8 +560,8 @@ def _read_run(
         return True
 
 
-def _picture(frame: av.VideoFrame, matrix: Any = None) -> np.ndarray:
-    return _turned(frame.to_ndarray(format="rgb24"), frame, matrix)
+def _picture(frame: av.VideoFrame, matrix: "_DisplayMatrix") -> np.ndarray:
+    return _turned(frame.to_ndarray(format="rgb24"), matrix(frame))
 
 
 def _display_matrix(frame: av.VideoFrame) -> list[int] | None:
@@ -586,9 +586,8 @@ class _DisplayMatrix:
         return self._matrix
 
 
-def _turned(picture: np.ndarray, frame: av.VideoFrame, matrix: Any = None) -> np.ndarray:
+def _turned(picture: np.ndarray, matrix: list[int] | None) -> np.ndarray:
     """Turns and mirrors a picture by the display matrix of its frame, which sends x, y to ax + cy, bx + dy."""
-    matrix = _display_matrix(frame) if matrix is None else matrix(frame)
     if matrix is None:
         return picture
     a, b, _, c, d = matrix
