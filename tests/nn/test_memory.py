@@ -259,3 +259,11 @@ def test_configuration():
 def test_errors(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("queue", [(2, 3, 4, 32), (1, 2, 4, 32), (1, 3, 5, 32), (1, 3, 4, 64), (3, 4, 32)])
+def test_a_state_of_something_else(queue):
+    memory = FeedbackAttentionMemory(num_tokens=4, memory_length=3)
+    memory.build((None, None, 32))
+    with pytest.raises(ValueError, match="of another model"):
+        memory(np.zeros((1, 10, 32), "float32"), [np.zeros(queue, "float32"), np.zeros(queue[0], "int32")])

@@ -85,6 +85,9 @@ class FeedbackAttentionMemory(CompositeLayer):
     its newest slots are real. The channels are at most 32 or a multiple of 32.
     Output: the shape of the tokens, and the list of the new states.
 
+    Raises:
+        ValueError: if a number is not positive, or the queue is not that of this memory and of these streams.
+
     Example:
 
     >>> import numpy as np
@@ -140,6 +143,14 @@ class FeedbackAttentionMemory(CompositeLayer):
 
     def call(self, inputs: Any, states: list[Any], training: bool | None = None) -> tuple[Any, list[Any]]:
         queue, filled = states
+        expected = (inputs.shape[0], *self.state_size[0])
+        if len(queue.shape) != len(expected) or any(
+            None not in (got, want) and got != want for got, want in zip(queue.shape, expected, strict=True)
+        ):
+            raise ValueError(
+                f"The memory takes a queue (batch, memory_length, num_tokens, channels) of shape {expected}. "
+                f"Received: {tuple(queue.shape)}. Is the state of another model, or of other streams?"
+            )
         shape = ops.shape(inputs)
         x = ops.reshape(ops.cast(inputs, self.compute_dtype), (shape[0], math.prod(shape[1:-1]), self.channels))
         slots = ops.expand_dims(ops.arange(self.memory_length, dtype="int32"), 0)

@@ -20,7 +20,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray | None], rate: flo
         rate: Float. Frames per second.
 
     Raises:
-        ValueError: if there are no frames.
+        ValueError: if there are no frames, or their sides are odd.
 
     Example:
 
@@ -34,6 +34,8 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray | None], rate: flo
             if frame is None:
                 continue
             if stream is None:
+                if frame.shape[0] % 2 or frame.shape[1] % 2:
+                    raise ValueError(f"H.264 takes frames of even sides. Received: height and width {frame.shape[:2]}.")
                 stream = container.add_stream("libx264", rate=exact_rate)
                 stream.height, stream.width = frame.shape[:2]
                 stream.pix_fmt = "yuv420p"
