@@ -1,6 +1,7 @@
 """`videoswin stream`, as a user types it."""
 
 import functools
+import gc
 import json
 import logging
 import os
@@ -74,6 +75,19 @@ def test_ctrl_c_and_resume(night, tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
     assert main([*command, str(tmp_path / "stopped"), "--resume"]) == 0
     assert contents(tmp_path / "stopped" / "night") == contents(tmp_path / "whole" / "night")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_ctrl_c_where_python_drops_the_exception(night, tmp_path, capsys):
+    def callback(phase, info):
+        if phase == "stop" and (tmp_path / "night" / ".state.npz").exists():
+            gc.callbacks.remove(callback)
+            signal.raise_signal(signal.SIGINT)
+
+    gc.callbacks.append(callback)
+    assert main(["stream", str(night), *PICO, "--out", str(tmp_path)]) == 130
+    assert "--resume goes on from there" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_folder_of_recordings_some_damaged(night, tmp_path, capsys):
@@ -174,6 +188,7 @@ def test_a_camera_for_some_hours(tmp_path, monkeypatch):
         (["{video}", "--batch-size", "0"], "`batch_size` must be at least 1"),
         (["{video}", "--save-every", "0"], "--save-every must be positive"),
         (["{video}", "--classes", "{video}"], "--classes must be a text file"),
+        (["{video}", "--classes", "{gaps}"], "No class may be called 'unscored'"),
         (["{video}", "--classes", "{names}"], "8 classes, but there are 2 class names"),
         (["{video}", "--start", "tonight"], "--start must be a date and time"),
         (["{video}", "{video}", "--start", "2026-11-20"], "--start is for one recording"),
@@ -191,7 +206,9 @@ def test_a_camera_for_some_hours(tmp_path, monkeypatch):
 def test_errors(arguments, message, night, tmp_path, capsys):
     (tmp_path / "names.txt").write_text("one\ntwo\n")
     (tmp_path / "empty").mkdir()
-    places = {"video": night, "names": tmp_path / "names.txt", "empty": tmp_path / "empty"}
+    (tmp_path / "gaps.txt").write_text("\n".join(["unscored", *MOTIONS[1:]]))
+    places = {name: tmp_path / f"{name}.txt" for name in ("names", "gaps")}
+    places |= {"video": night, "empty": tmp_path / "empty"}
     arguments = [argument.format(**places) for argument in arguments]
     assert main(["stream", *PICO, "--out", str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err

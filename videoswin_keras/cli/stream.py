@@ -56,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--join", action="store_true", help="take all files as one recording, in the order of their names"
     )
     parser.add_argument("--resume", action="store_true", help="go on with what is in --out, where it was stopped")
-    parser.add_argument("--start", help='time of day of the first frame, as "2026-11-20 21:30", for the reports')
+    parser.add_argument(
+        "--start", help='date and time of day of the first frame, as "2026-11-20 21:30", for the reports'
+    )
     parser.add_argument(
         "--annotate", action="store_true", help="also write a video with label, probabilities and clock"
     )
@@ -156,7 +158,7 @@ def _stream(stream: Any, source: list[Path] | str, about: Any, settings: dict, o
     shares = [summary.share for summary in summarise(timeline, len(about.labels))]
     for share, label in sorted(zip(shares, about.labels, strict=True), reverse=True)[:10]:
         if share:
-            print(f"  {100 * share:6.2f} %  {label}")
+            print(f"  {100 * share:6.2f} % of what is scored  {label}")
     if unscored := sum(bout.duration for bout in timeline if bout.label is None):
         print(f"  {length_of_time(unscored)} of it unscored")
     return isinstance(frames, Recording) and bool(frames.damaged)
@@ -164,10 +166,23 @@ def _stream(stream: Any, source: list[Path] | str, about: Any, settings: dict, o
 
 def _read(run: Any, recording: Any) -> None:
     """Takes a recording to its end, behind a progress bar in seconds of video."""
-    total = recording.duration()
-    with tqdm(total=total and round(total), initial=round(run.position), unit="s", disable=None, leave=False) as bar:
-        for result in run.results():
-            bar.update(round(result.end) - bar.n)
+    interrupted = threading.Event()
+
+    def interrupt(*_: Any) -> None:
+        interrupted.set()  # the exception alone is lost where it meets a callback of the garbage collector
+        raise KeyboardInterrupt
+
+    total, earlier = recording.duration(), signal.signal(signal.SIGINT, interrupt)
+    try:
+        with tqdm(
+            total=total and round(total), initial=round(run.position), unit="s", disable=None, leave=False
+        ) as bar:
+            for result in run.results():
+                bar.update(round(result.end) - bar.n)
+                if interrupted.is_set():
+                    raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, earlier)
 
 
 def _watch(run: Any, camera: Any, hours: float | None) -> None:

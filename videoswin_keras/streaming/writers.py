@@ -27,6 +27,9 @@ class About:
         source: The files or the camera, as text.
         fps: Frames per second that were looked at.
         started: The time of day of its first frame; None if it is not known.
+
+    Raises:
+        ValueError: if a class is called "unscored".
     """
 
     name: str
@@ -34,6 +37,10 @@ class About:
     source: str
     fps: float
     started: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if UNSCORED in self.labels:
+            raise ValueError(f"No class may be called {UNSCORED!r}: that is what a gap is called in the files.")
 
     def label(self, index: int | None) -> str:
         """Returns the name of a class; "unscored" for None."""
