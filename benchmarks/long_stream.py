@@ -3,8 +3,9 @@
     python benchmarks/long_stream.py tiny     30 minutes of 224 × 224 pixels at 2 frames per second, Tiny with a memory
     python benchmarks/long_stream.py pico     24 hours of 64 × 64 pixels at 2 frames per second, a small model with one
 
-The video is drawn and encoded first, and read back from its file. Memory is that of the whole process (Linux's
-resident set), after each result; on a GPU of PyTorch's also what its allocator has reserved.
+The video is drawn and encoded first, and read back from its file. Memory is that of the whole process on Linux: the
+resident set after each result, and the most it has ever been, within the computation too; on a GPU of PyTorch's also
+what its allocator has reserved. Growth is that of the most.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import datetime
 import json
 import os
 import platform
+import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -50,9 +52,11 @@ def pictures(count: int, side: int) -> Iterator[np.ndarray]:
         yield drawn[index % len(drawn)]
 
 
-def resident_mb() -> float:
+def memory_mb() -> tuple[float, float]:
+    """Returns the memory of this process now, and at its highest."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, highest / 2**10
 
 
 def gpu_mb() -> float | None:
@@ -89,25 +93,27 @@ def measure(case: str, hours: float) -> dict[str, Any]:
             for number, result in enumerate(run.results()):
                 bar.update(round(result.end) - bar.n)
                 if number % every == 0:
-                    samples.append((result.end, time.monotonic() - began, resident_mb(), gpu_mb()))
+                    samples.append((result.end, time.monotonic() - began, *memory_mb(), gpu_mb()))
         run.finish()
-        after_files = resident_mb()
-    _, seconds, resident, gpu = zip(*samples, strict=True)
-    first_minute = [value for value, at in zip(resident, seconds, strict=True) if at <= seconds[0] + 60]
+        _, after_files = memory_mb()
+    _, seconds, _, highest, gpu = zip(*samples, strict=True)
+    first_minute = [value for value, at in zip(highest, seconds, strict=True) if at <= seconds[0] + 60]
     return {
         "case": case,
         "hours of video": hours,
         "results": number + 1,
         "seconds": round(seconds[-1], 1),
-        "peak in the first minute, MB": round(max(first_minute), 1),
-        "peak after it, MB": round(max(resident), 1),
-        "growth": round(max(resident) / max(first_minute) - 1, 4),
-        "after writing the files, MB": round(after_files, 1),
+        "peak in the first minute, MB": round(first_minute[-1], 1),
+        "peak at the end, MB": round(highest[-1], 1),
+        "growth": round(highest[-1] / first_minute[-1] - 1, 4),
+        "peak after writing the files, MB": round(after_files, 1),
         "gpu growth": None if gpu[0] is None else round(max(gpu) / gpu[len(first_minute) - 1] - 1, 4),
         "backend": keras.backend.backend(),
         "versions": f"keras {keras.version()}, python {platform.python_version()}",
         "date": datetime.date.today().isoformat(),
-        "samples (hours, MB)": [(round(end / 3600, 4), round(memory, 1)) for end, _, memory, _ in samples],
+        "samples (hours, MB now, MB at most)": [
+            (round(end / 3600, 4), round(now, 1), round(most, 1)) for end, _, now, most, _ in samples
+        ],
     }
 
 
@@ -116,9 +122,11 @@ def draw(reports: list[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     for axes, report in zip(figure.subplots(1, len(reports), squeeze=False)[0], reports, strict=True):
-        hours, memory = zip(*report["samples (hours, MB)"], strict=True)
-        axes.plot(hours, memory)
-        axes.set_ylim(0, 1.25 * max(memory))
+        hours, now, most = zip(*report["samples (hours, MB now, MB at most)"], strict=True)
+        axes.plot(hours, most, label="at most so far")
+        axes.plot(hours, now, label="after each result")
+        axes.set_ylim(0, 1.25 * max(most))
+        axes.legend(frameon=False, loc="lower right")
         axes.set_xlabel("hours of video")
         axes.set_ylabel("process memory, MB")
         axes.set_title(f"{report['case']} with a memory, {report['backend']}", loc="left", fontsize="medium")

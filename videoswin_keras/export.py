@@ -20,6 +20,7 @@ from videoswin_keras.atomic import PREFIX, replacing
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.recurrent import RecurrentVideoSwin
+from videoswin_keras.nn import pieces
 
 FORMATS = {"onnx": ("tensorflow", "tf2onnx", "onnxruntime"), "tf_saved_model": ("tensorflow",)}  # and what they need
 TOLERANCE = 1e-4  # of outputs after three steps
@@ -121,6 +122,8 @@ def _worker(source: str, path: str, format: str) -> None:
         return dict(zip(["outputs", *(f"next_{name}" for name in names[1:])], outputs, strict=True))
 
     function = tf.function(call, input_signature=signature)
+    with pieces.whole():
+        function.get_concrete_function()
     if format == "onnx":
         import onnx
         import onnxruntime

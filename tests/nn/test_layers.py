@@ -15,6 +15,7 @@ from videoswin_keras import (
     VideoSwinStage,
     WindowAttention,
 )
+from videoswin_keras.nn.windows import Seam
 
 LAYERS = {
     "attention": (lambda **k: WindowAttention(2, (2, 3, 3), **k), (6, 18, 8)),
@@ -67,8 +68,9 @@ def test_seam_keeps_tokens_of_different_regions_apart():
     attention.build((None, None, 4))
     attention.relative_position_bias_table.assign(np.zeros(attention.relative_position_bias_table.shape, "float32"))
     x = np.random.default_rng(0).normal(size=(1, 4, 4)).astype("float32")
-    seam = np.zeros((1, 4, 4), "float32")
-    seam[0, :2, 2:] = seam[0, 2:, :2] = -100
+    mask = np.zeros((1, 4, 4), "float32")
+    mask[0, :2, 2:] = mask[0, 2:, :2] = -100
+    seam = Seam(mask, np.zeros(1, "int32"))
     outputs = ops.convert_to_numpy(attention(x, seam=seam))
     apart = [ops.convert_to_numpy(attention(part)) for part in (x[:, :2], x[:, 2:])]
     np.testing.assert_allclose(outputs, np.concatenate(apart, axis=1), atol=1e-6)

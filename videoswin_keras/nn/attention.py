@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from videoswin_keras.nn import random, windows
+from videoswin_keras.nn import pieces, random, windows
 from videoswin_keras.nn.composite import CompositeLayer
 
 
@@ -102,33 +102,70 @@ class WindowAttention(CompositeLayer):
         if not windows.is_static(tokens):
             index = ops.convert_to_tensor(index)
         index = index[:tokens, :tokens]
-        bias = ops.take(self.relative_position_bias_table, index, axis=0)
-        return ops.transpose(ops.cast(bias, self.compute_dtype), (2, 0, 1))
+        table = ops.transpose(ops.cast(self.relative_position_bias_table, self.compute_dtype))
+        return ops.take(table, index, axis=1)
 
-    def call(self, x: Any, seam: Any = None, training: bool | None = None, seeds: tuple | None = None) -> Any:
+    def call(
+        self,
+        x: Any,
+        seam: windows.Seam | None = None,
+        training: bool | None = None,
+        seeds: tuple | None = None,
+        per_clip: Any = None,
+    ) -> Any:
         """Attends within each window.
 
         Args:
             x: Windows, (batch · windows, tokens, channels).
-            seam: Optional (windows, tokens, tokens), added to the attention logits: `windows.seam_mask`.
+            seam: What `windows.seam` returned.
+            per_clip: Integer. Windows of a clip. Default: as many as the seam has, without one all in `x`.
             training: Whether to drop.
             seeds: What `draw_seeds` returned, where it was called ahead.
         """
-        attention_seed, projection_seed = self.draw_seeds(training) if seeds is None else seeds
+        seeds = self.draw_seeds(training) if seeds is None else seeds
+        _, tokens, channels = ops.shape(x)
+        bias = self.position_bias(tokens)
+
+        def attend(x: Any, masks: Any) -> Any:
+            return self._attend(x, bias, masks, *seeds)
+
+        if any(seed is not None for seed in seeds):  # one seed for all windows
+            return attend(x, None if seam is None else ops.take(seam.masks, seam.kinds, axis=0))
+        each = 5 * channels  # values of a token: query, key, value and the attended, before and after the projection
+        if not self._is_fused(*seeds):
+            each = each + self.num_heads * tokens  # and its attention to the others
+        if per_clip is None:
+            per_clip = ops.shape(x if seam is None else seam.kinds)[0]
+        return pieces.over_windows(attend, x, seam, per_clip, 4 * tokens * each)
+
+    def _is_fused(self, attention_seed: Any, _: Any) -> bool:
+        """Whether the backend computes attention without writing its weights to memory: PyTorch, unless they drop."""
+        return keras.backend.backend() == "torch" and attention_seed is None
+
+    def _attend(self, x: Any, bias: Any, masks: Any, attention_seed: Any, projection_seed: Any) -> Any:
         count, tokens, channels = ops.shape(x)
         heads, width = self.num_heads, channels // self.num_heads
-        qkv = ops.transpose(ops.reshape(self.qkv(x), (count, tokens, 3, heads, width)), (2, 0, 3, 1, 4))
-        query, key, value = qkv[0] * width**-0.5, qkv[1], qkv[2]
-        logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) + self.position_bias(tokens)
-        if seam is not None:
-            seams = ops.shape(seam)[0]
-            logits = ops.reshape(logits, (count // seams, seams, heads, tokens, tokens))
-            logits = logits + ops.expand_dims(ops.cast(seam, logits.dtype), 1)
-            logits = ops.reshape(logits, (count, heads, tokens, tokens))
-        weights = ops.cast(ops.softmax(ops.cast(logits, "float32"), axis=-1), value.dtype)
-        weights = random.dropout(weights, self.attention_dropout_rate, attention_seed)
-        x = ops.reshape(ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3)), (count, tokens, channels))
-        return random.dropout(self.projection(x), self.projection_dropout_rate, projection_seed)
+        qkv = ops.reshape(self.qkv(x), (count, tokens, 3, heads, width))
+        if self._is_fused(attention_seed, projection_seed):
+            bias = ops.expand_dims(bias, 0)
+            if masks is not None:
+                bias = bias + ops.expand_dims(ops.cast(masks, bias.dtype), 1)
+                bias = bias if len(masks) == 1 else ops.tile(bias, (count // len(masks), 1, 1, 1))
+            x = ops.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], bias=bias)
+        else:
+            qkv = ops.transpose(qkv, (2, 0, 3, 1, 4))
+            query, key, value = qkv[0] * width**-0.5, qkv[1], qkv[2]
+            logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) + bias
+            if masks is not None:
+                kinds = ops.shape(masks)[0]
+                logits = ops.reshape(logits, (count // kinds, kinds, heads, tokens, tokens))
+                logits = logits + ops.expand_dims(ops.cast(masks, logits.dtype), 1)
+                logits = ops.reshape(logits, (count, heads, tokens, tokens))
+            weights = ops.cast(ops.softmax(ops.cast(logits, "float32"), axis=-1), value.dtype)
+            weights = random.dropout(weights, self.attention_dropout_rate, attention_seed)
+            x = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+        x = self.projection(ops.reshape(x, (count, tokens, channels)))
+        return random.dropout(x, self.projection_dropout_rate, projection_seed)
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)

@@ -1,11 +1,12 @@
 """The transformer block of Video Swin, and a stage of them."""
 
+import math
 from typing import Any
 
 import keras
 from keras import ops
 
-from videoswin_keras.nn import random, windows
+from videoswin_keras.nn import pieces, random, windows
 from videoswin_keras.nn.attention import WindowAttention
 from videoswin_keras.nn.composite import CompositeLayer
 
@@ -107,19 +108,27 @@ class VideoSwinBlock(CompositeLayer):
             path_seed, hidden_seed, output_seed, mlp_path_seed = seeds
             attended = self._attend(self.attention_norm(x), attention_seeds)
             x = x + random.drop_path(attended, self.drop_path_rate, path_seed)
-            hidden = ops.gelu(self.mlp_expansion(self.mlp_norm(x)), approximate=False)
-            hidden = random.dropout(hidden, self.projection_dropout_rate, hidden_seed)
-            output = random.dropout(self.mlp_projection(hidden), self.projection_dropout_rate, output_seed)
+            if hidden_seed is not None or output_seed is not None:  # each is one seed for all tokens
+                output = self._mlp(x, hidden_seed, output_seed)
+            else:
+                output = pieces.over_tokens(self._mlp, x, 4 * (2 * x.shape[-1] + 2 * self.mlp_expansion.units))
             return x + random.drop_path(output, self.drop_path_rate, mlp_path_seed)
 
         return keras.remat(transform)(x) if self.use_rematerialization and training else transform(x)
+
+    def _mlp(self, x: Any, hidden_seed: Any = None, output_seed: Any = None) -> Any:
+        hidden = ops.gelu(self.mlp_expansion(self.mlp_norm(x)), approximate=False)
+        hidden = random.dropout(hidden, self.projection_dropout_rate, hidden_seed)
+        return random.dropout(self.mlp_projection(hidden), self.projection_dropout_rate, output_seed)
 
     def _attend(self, x: Any, seeds: tuple) -> Any:
         size = tuple(ops.shape(x)[1:4])
         window, shift = windows.clip_window(size, self.window_size, self.shifted)
         padded = windows.padded_size(size, window)
         x = windows.roll(windows.pad_to(x, padded), shift)
-        x = self.attention(windows.partition(x, window), seam=windows.seam_mask(padded, window, shift), seeds=seeds)
+        seam = windows.seam(padded, window, shift)
+        per_clip = math.prod(length // side for length, side in zip(padded, window, strict=True))
+        x = self.attention(windows.partition(x, window), seam=seam, seeds=seeds, per_clip=per_clip)
         return windows.crop_to(windows.unroll(windows.merge(x, window, padded), shift), size)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:

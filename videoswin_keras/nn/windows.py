@@ -6,6 +6,7 @@ in numpy, once; where it is a tensor (a TensorFlow graph of unknown size) the sa
 Source: section 3.2 of arXiv 2106.13230, and the official implementation where the paper is silent.
 """
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -151,31 +152,53 @@ def num_relative_positions(window_size: tuple[int, int, int]) -> int:
     return math.prod(2 * side - 1 for side in window_size)
 
 
-def seam_mask(padded: Size, window: Size, shift: Size) -> Any | None:
-    """Returns float32 (windows, tokens, tokens): 0 where two tokens may see each other, −100 where not.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Seam:
+    """Which pairs of tokens must not see each other, window by window.
+
+    Attributes:
+        masks: float32 (kinds, tokens, tokens): 0 where two tokens may see each other, −100 where not.
+        kinds: int32 (windows,): the mask of each window. A window has one of at most eight, and many have the first,
+            which is all zeros.
+    """
+
+    masks: Any
+    kinds: Any
+
+
+def seam(padded: Size, window: Size, shift: Size) -> Seam | None:
+    """Returns the masks of shifted windows; None where nothing is shifted.
 
     After a cyclic shift the last window along an axis holds tokens from both ends of the clip; they must not
-    attend to each other. None where nothing is shifted.
+    attend to each other.
     """
     if is_static(*padded, *window, *shift):
-        return _static_seam_mask(padded, window, shift) if any(shift) else None
+        return _static_seam(padded, window, shift) if any(shift) else None
     if is_static(*shift) and not any(shift):
         return None
-    return _seam_mask(ops, padded, window, shift)
+    masks = _masks(ops, _regions(ops, padded, window, shift))
+    return Seam(masks, ops.arange(ops.shape(masks)[0], dtype="int32"))
 
 
-@functools.lru_cache(maxsize=8)  # as many as a model needs; at 224 pixels the largest has 75 MB
-def _static_seam_mask(padded: Size, window: Size, shift: Size) -> np.ndarray:
-    return _seam_mask(np, padded, window, shift)
+@functools.lru_cache(maxsize=64)
+def _static_seam(padded: Size, window: Size, shift: Size) -> Seam:
+    regions, kinds = np.unique(_regions(np, padded, window, shift), axis=0, return_inverse=True)
+    return Seam(_masks(np, regions), kinds.reshape(-1).astype("int32"))
 
 
-def _seam_mask(xp: Any, padded: Size, window: Size, shift: Size) -> Any:
-    """The formula of `seam_mask` in an array module: numpy, or `keras.ops` for sizes known at run time only."""
+def _regions(xp: Any, padded: Size, window: Size, shift: Size) -> Any:
+    """Returns int32 (windows, tokens): tokens of a window see each other where this is the same.
+
+    `xp` is the array module: numpy, or `keras.ops` for sizes known at run time only.
+    """
     regions = xp.zeros((1, 1, 1, 1, 1), dtype="int32")
     for axis, (length, amount) in enumerate(zip(padded, shift, strict=True), start=1):
         wrapped_around = xp.arange(0, length, dtype="int32") >= length - amount
         shape = [length if axis == other else 1 for other in range(5)]
         regions = regions * 2 + xp.reshape(xp.where(wrapped_around, 1, 0), shape)
-    tokens = partition(regions, window, xp)[:, :, 0]
-    differs = xp.expand_dims(tokens, 1) != xp.expand_dims(tokens, 2)
+    return partition(regions, window, xp)[:, :, 0]
+
+
+def _masks(xp: Any, regions: Any) -> Any:
+    differs = xp.expand_dims(regions, 1) != xp.expand_dims(regions, 2)
     return xp.where(differs, np.float32(MASKED), np.float32(0.0))
