@@ -11,9 +11,7 @@ what its allocator has reserved. Growth is that of the most.
 import argparse
 import datetime
 import json
-import os
 import platform
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -53,10 +51,14 @@ def pictures(count: int, side: int) -> Iterator[np.ndarray]:
 
 
 def memory_mb() -> tuple[float, float]:
-    """Returns the memory of this process now, and at its highest."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, highest / 2**10
+    """Returns the memory of this process now, and at its highest since `forget_the_highest`."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    now, highest = (int(lines[name].split()[0]) / 2**10 for name in ("VmRSS", "VmHWM"))
+    return now, highest
+
+
+def forget_the_highest() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def gpu_mb() -> float | None:
@@ -88,6 +90,7 @@ def measure(case: str, hours: float) -> dict[str, Any]:
         labels = tuple(f"class {index}" for index in range(stream.num_classes))
         run = Run(stream, Recording([video]), Path(folder) / "out", About(case, labels, "video.mp4", fps), {})
         every = max(1, round(hours * 3600 * fps / stream.stride / 1000))  # else the list of samples were what grows
+        forget_the_highest()  # what drawing the video took
         began = time.monotonic()
         with tqdm(total=round(hours * 3600), unit="s", disable=None) as bar:
             for number, result in enumerate(run.results()):

@@ -1,7 +1,12 @@
 """What is exported does, in its own runtime, what the model does: 100 steps, clips of several sizes."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from keras import ops
@@ -112,3 +117,19 @@ def test_errors(recurrent, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="The export failed"):
         export(tmp_path / "wrong.keras", tmp_path / "a.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["wrong.keras"]
+
+
+def test_onnx_has_no_loops(tmp_path):
+    """Also where a block would be computed in pieces, one after the other."""
+    model = VideoSwinT((4, 48, 48, 3), num_classes=3, embed_dim=8, depths=(2,), num_heads=(2,), window_size=(2, 3, 3))
+    model.save(tmp_path / "model.keras")
+    code = (
+        "import sys; from videoswin_keras.export import _worker; from videoswin_keras.nn import pieces; "
+        "pieces.PIECE_BYTES['cpu'] = 1; _worker(*sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "model.keras"), str(tmp_path / "model.onnx"), "onnx"]
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    operators = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    assert "MatMul" in operators
+    assert not operators & {"Loop", "Scan"}

@@ -3,6 +3,7 @@
 A model with a memory becomes one step: the clip and the state go in, the outputs and the new state come out.
 """
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -122,7 +123,7 @@ def _worker(source: str, path: str, format: str) -> None:
         return dict(zip(["outputs", *(f"next_{name}" for name in names[1:])], outputs, strict=True))
 
     function = tf.function(call, input_signature=signature)
-    with pieces.whole():
+    with pieces.whole() if format == "onnx" else contextlib.nullcontext():  # a loop in ONNX is slow and hard to read
         function.get_concrete_function()
     if format == "onnx":
         import onnx

@@ -85,7 +85,10 @@ def test_ctrl_c_where_python_drops_the_exception(night, tmp_path, capsys):
             signal.raise_signal(signal.SIGINT)
 
     gc.callbacks.append(callback)
-    assert main(["stream", str(night), *PICO, "--out", str(tmp_path)]) == 130
+    try:
+        assert main(["stream", str(night), *PICO, "--out", str(tmp_path)]) == 130
+    finally:
+        assert callback not in gc.callbacks
     assert "--resume goes on from there" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -104,7 +104,10 @@ def test_a_step_is_one_graph_for_pytorch():
     model, sequence = small_model(input_shape=(4, 16, 20, 3)), torch.tensor(clips())
     with torch.no_grad():
         state = flatten(model.initial_state(2))
-        exported = torch.export.export(Step(model.step_model()), (sequence[:, 0], *state)).module()
+        batch = torch.export.Dim("batch", min=1)  # the other sizes are fixed
+        shapes = {"inputs": tuple({0: batch} for _ in range(1 + len(state)))}
+        step = Step(model.step_model())
+        exported = torch.export.export(step, (sequence[:, 0], *state), dynamic_shapes=shapes).module()
         expected, _ = steps(model, sequence.numpy())
         for index in range(6):
             logits, *state = exported(sequence[:, index], *state)

@@ -3,68 +3,121 @@
 import keras
 import numpy as np
 import pytest
-from gradients import outputs_and_gradients
+from gradients import outputs_and_gradients, set_seeds
 from keras import ops
 
 from videoswin_keras.nn import pieces
 from videoswin_keras.nn.block import VideoSwinBlock
 
-
-@pytest.fixture
-def small_pieces(monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": 2**12, "gpu": 2**12})
+SIZE = (4, 6, 9)  # two by two by three windows
 
 
-def block(**arguments):
+@pytest.fixture(params=[2**12, 2**16], ids=["of_one_window", "of_several"])
+def lengths(request, monkeypatch):
+    """Makes pieces small; holds the lengths that were chosen."""
+    chosen, piece_length = [], pieces.piece_length
+
+    def seen(*arguments):
+        chosen.append(piece_length(*arguments))
+        return chosen[-1]
+
+    monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": request.param, "gpu": request.param})
+    monkeypatch.setattr(pieces, "piece_length", seen)
+    yield chosen
+    assert None not in chosen[:2]  # attention and perceptron
+    assert (min(chosen[:2]) > 1) == (request.param == 2**16)
+
+
+def model(size=SIZE, dtype="float32", **arguments):
     keras.utils.set_random_seed(0)
-    block = VideoSwinBlock(2, (2, 3, 3), **arguments)
-    block.build((None, None, None, None, 8))
-    return block
+    layer = VideoSwinBlock(2, (2, 3, 3), dtype=dtype, **arguments)
+    return keras.Sequential([keras.Input((*size, 8)), layer])
+
+
+def clips(size=SIZE):
+    return np.random.default_rng(0).normal(size=(2, *size, 8)).astype("float32")
 
 
 @pytest.mark.parametrize("shifted", [False, True])
-@pytest.mark.parametrize("size", [(4, 6, 6), (5, 7, 9)])  # whole windows, and padded
-def test_a_block_in_pieces(small_pieces, shifted, size):
-    x = np.random.default_rng(0).normal(size=(2, *size, 8)).astype("float32")
-    lengths, model = [], keras.Sequential([keras.Input(x.shape[1:]), block(shifted=shifted)])
-    original = pieces.piece_length
-
-    def seen(*arguments):
-        lengths.append(original(*arguments))
-        return lengths[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "piece_length", seen)
-        outputs = model.predict(x, verbose=0)  # TensorFlow does not know the batch here
-    assert len(lengths) >= 2  # attention and perceptron
-    assert None not in lengths
+@pytest.mark.parametrize("size", [SIZE, (5, 7, 9)])  # whole windows, and padded
+def test_a_block(lengths, shifted, size):
+    block = model(size, shifted=shifted)
+    outputs = block.predict(clips(size), verbose=0)  # TensorFlow does not know the batch here
     with pieces.whole():
-        expected = ops.convert_to_numpy(model(x))
+        expected = ops.convert_to_numpy(block(clips(size)))
     np.testing.assert_allclose(outputs, expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("use_rematerialization", [False, True])
-def test_gradients_in_pieces(small_pieces, shifted, use_rematerialization):
-    x = np.random.default_rng(0).normal(size=(2, 4, 6, 6, 8)).astype("float32")
-    layer = block(shifted=shifted, use_rematerialization=use_rematerialization)
-    model = keras.Sequential([keras.Input(x.shape[1:]), layer])
-    outputs, gradients = outputs_and_gradients(model, x)
+def test_gradients(lengths, shifted, use_rematerialization):
+    rates = {"drop_path_rate": 0.3, "projection_dropout_rate": 0.0}
+    block = model(shifted=shifted, use_rematerialization=use_rematerialization, **rates)
+    set_seeds(block)
+    outputs, gradients = outputs_and_gradients(block, clips())
+    set_seeds(block)
     with pieces.whole():
-        expected, expected_gradients = outputs_and_gradients(model, x)
+        expected, expected_gradients = outputs_and_gradients(block, clips())
     np.testing.assert_allclose(outputs, expected, atol=2e-6)
     for path, gradient in expected_gradients.items():
         np.testing.assert_allclose(gradients[path], gradient, atol=1e-5 * np.abs(gradient).max(), err_msg=path)
 
 
-def test_a_piece_divides_the_whole(small_pieces):
-    x = keras.ops.ones(1)
-    with pytest.MonkeyPatch.context() as patch:  # JAX's pieces are for compiled functions only
-        patch.setattr(pieces, "_would_compile_each_time", lambda x: False)
-        assert pieces.piece_length(x, 64, 2**8) == 16
-        assert pieces.piece_length(x, 63, 2**8) == 9
-        assert pieces.piece_length(x, 61, 2**8) == 1
-        assert pieces.piece_length(x, 64, 2**20) == 1  # one is the least
-        assert pieces.piece_length(x, 16, 2**8) is None  # all at once
-        with pieces.whole():
-            assert pieces.piece_length(x, 64, 2**8) is None
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16", "mixed_float16"])
+def test_low_precision(lengths, dtype):
+    block = model(shifted=True, dtype=dtype)
+    outputs = np.asarray(block.predict_on_batch(clips()), "float32")
+    with pieces.whole():
+        expected = ops.convert_to_numpy(ops.cast(block(clips()), "float32"))
+    np.testing.assert_allclose(outputs, expected, atol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_int8(lengths):
+    block = model(shifted=True)
+    block.quantize("int8")
+    outputs = block.predict_on_batch(clips())
+    with pieces.whole():
+        expected = ops.convert_to_numpy(block(clips()))
+    np.testing.assert_allclose(outputs, expected, atol=1e-4)
+
+
+def test_fit(lengths):
+    """As users train, with what each backend compiles by default."""
+
+    def trained():
+        block = model(shifted=True)
+        block.compile(keras.optimizers.SGD(0.1), "mse")
+        block.fit(clips(), -clips(), epochs=2, batch_size=2, shuffle=False, verbose=0)
+        return block.get_weights()
+
+    in_pieces = trained()
+    with pieces.whole():
+        for weight, expected in zip(in_pieces, trained(), strict=True):
+            np.testing.assert_allclose(weight, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rates", [{"attention_dropout_rate": 0.5}, {"projection_dropout_rate": 0.5}])
+def test_dropping_draws_once_for_all(rates, monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": 1, "gpu": 1})
+    block = model(shifted=True, **rates)
+    set_seeds(block)
+    outputs, _ = outputs_and_gradients(block, clips())
+    set_seeds(block)
+    with pieces.whole():
+        expected, _ = outputs_and_gradients(block, clips())
+    np.testing.assert_allclose(outputs, expected, atol=2e-6)
+
+
+def test_a_piece_divides_the_whole(monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": 2**12, "gpu": 2**12})
+    monkeypatch.setattr(pieces, "_would_compile_each_time", lambda x: False)  # JAX's are for compiled functions only
+    one, two = ops.ones((1, 64)), ops.ones((2, 64))
+    assert pieces.piece_length(one, 64, 2**8) == 16
+    assert pieces.piece_length(two, 64, 2**8) == 8
+    assert pieces.piece_length(one, 63, 2**8) == 9
+    assert pieces.piece_length(one, 61, 2**8) == 1
+    assert pieces.piece_length(one, 64, 2**20) == 1  # one is the least
+    assert pieces.piece_length(one, 16, 2**8) is None  # all at once
+    with pieces.whole():
+        assert pieces.piece_length(one, 64, 2**8) is None

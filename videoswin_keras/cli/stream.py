@@ -172,7 +172,10 @@ def _read(run: Any, recording: Any) -> None:
         interrupted.set()  # the exception alone is lost where it meets a callback of the garbage collector
         raise KeyboardInterrupt
 
-    total, earlier = recording.duration(), signal.signal(signal.SIGINT, interrupt)
+    total, earlier = recording.duration(), signal.getsignal(signal.SIGINT)
+    is_heard = earlier is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if is_heard:
+        signal.signal(signal.SIGINT, interrupt)
     try:
         with tqdm(
             total=total and round(total), initial=round(run.position), unit="s", disable=None, leave=False
@@ -180,9 +183,12 @@ def _read(run: Any, recording: Any) -> None:
             for result in run.results():
                 bar.update(round(result.end) - bar.n)
                 if interrupted.is_set():
-                    raise KeyboardInterrupt
+                    break
+        if interrupted.is_set():
+            raise KeyboardInterrupt
     finally:
-        signal.signal(signal.SIGINT, earlier)
+        if is_heard:
+            signal.signal(signal.SIGINT, earlier)
 
 
 def _watch(run: Any, camera: Any, hours: float | None) -> None:

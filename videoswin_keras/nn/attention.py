@@ -111,61 +111,59 @@ class WindowAttention(CompositeLayer):
         seam: windows.Seam | None = None,
         training: bool | None = None,
         seeds: tuple | None = None,
-        per_clip: Any = None,
+        per_clip: Any = 1,
     ) -> Any:
         """Attends within each window.
 
         Args:
             x: Windows, (batch · windows, tokens, channels).
-            seam: What `windows.seam` returned.
-            per_clip: Integer. Windows of a clip. Default: as many as the seam has, without one all in `x`.
+            seam: What `videoswin_keras.nn.windows.seam` returned for the windows of a clip: which pairs of tokens must
+                not see each other.
             training: Whether to drop.
             seeds: What `draw_seeds` returned, where it was called ahead.
+            per_clip: Integer. Windows of a clip. With a seam, as many as that has.
         """
-        seeds = self.draw_seeds(training) if seeds is None else seeds
-        _, tokens, channels = ops.shape(x)
+        attention_seed, projection_seed = self.draw_seeds(training) if seeds is None else seeds
+        count, tokens, channels = ops.shape(x)
+        if seam is not None:
+            per_clip = ops.shape(seam.kinds)[0]
         bias = self.position_bias(tokens)
 
         def attend(x: Any, masks: Any) -> Any:
-            return self._attend(x, bias, masks, *seeds)
+            return self._attend(x, bias, masks, attention_seed)
 
-        if any(seed is not None for seed in seeds):  # one seed for all windows
-            return attend(x, None if seam is None else ops.take(seam.masks, seam.kinds, axis=0))
-        each = 5 * channels  # values of a token: query, key, value and the attended, before and after the projection
-        if not self._is_fused(*seeds):
-            each = each + self.num_heads * tokens  # and its attention to the others
-        if per_clip is None:
-            per_clip = ops.shape(x if seam is None else seam.kinds)[0]
-        return pieces.over_windows(attend, x, seam, per_clip, 4 * tokens * each)
+        x = ops.reshape(x, (count // per_clip, per_clip, tokens, channels))
+        if attention_seed is not None or self.qkv.quantization_mode == "float8":  # one draw, one scale for all windows
+            with pieces.whole():
+                x = pieces.over_windows(attend, x, seam, 0)
+        else:  # attention weights, query, key, value, and the attended before and after the projection
+            x = pieces.over_windows(attend, x, seam, 4 * tokens * (self.num_heads * tokens + 5 * channels))
+        x = ops.reshape(x, (count, tokens, channels))
+        return random.dropout(x, self.projection_dropout_rate, projection_seed)
 
-    def _is_fused(self, attention_seed: Any, _: Any) -> bool:
-        """Whether the backend computes attention without writing its weights to memory: PyTorch, unless they drop."""
-        return keras.backend.backend() == "torch" and attention_seed is None
-
-    def _attend(self, x: Any, bias: Any, masks: Any, attention_seed: Any, projection_seed: Any) -> Any:
-        count, tokens, channels = ops.shape(x)
+    def _attend(self, x: Any, bias: Any, masks: Any, seed: Any) -> Any:
+        """(batch, windows, tokens, channels) to the same, with masks (windows or 1, tokens, tokens) or None."""
+        batch, count, tokens, channels = shape = ops.shape(x)
         heads, width = self.num_heads, channels // self.num_heads
-        qkv = ops.reshape(self.qkv(x), (count, tokens, 3, heads, width))
-        if self._is_fused(attention_seed, projection_seed):
+        qkv = ops.reshape(self.qkv(x), (batch * count, tokens, 3, heads, width))
+        if keras.backend.backend() == "torch" and seed is None:  # whose attention is fused; elsewhere this is faster:
             bias = ops.expand_dims(bias, 0)
             if masks is not None:
                 bias = bias + ops.expand_dims(ops.cast(masks, bias.dtype), 1)
-                bias = bias if len(masks) == 1 else ops.tile(bias, (count // len(masks), 1, 1, 1))
+                bias = bias if masks.shape[0] == 1 else ops.tile(bias, (batch, 1, 1, 1))
             x = ops.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], bias=bias)
         else:
             qkv = ops.transpose(qkv, (2, 0, 3, 1, 4))
             query, key, value = qkv[0] * width**-0.5, qkv[1], qkv[2]
             logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) + bias
             if masks is not None:
-                kinds = ops.shape(masks)[0]
-                logits = ops.reshape(logits, (count // kinds, kinds, heads, tokens, tokens))
+                logits = ops.reshape(logits, (batch, count, heads, tokens, tokens))
                 logits = logits + ops.expand_dims(ops.cast(masks, logits.dtype), 1)
-                logits = ops.reshape(logits, (count, heads, tokens, tokens))
+                logits = ops.reshape(logits, (batch * count, heads, tokens, tokens))
             weights = ops.cast(ops.softmax(ops.cast(logits, "float32"), axis=-1), value.dtype)
-            weights = random.dropout(weights, self.attention_dropout_rate, attention_seed)
+            weights = random.dropout(weights, self.attention_dropout_rate, seed)
             x = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
-        x = self.projection(ops.reshape(x, (count, tokens, channels)))
-        return random.dropout(x, self.projection_dropout_rate, projection_seed)
+        return self.projection(ops.reshape(x, shape))
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)

@@ -108,18 +108,21 @@ class VideoSwinBlock(CompositeLayer):
             path_seed, hidden_seed, output_seed, mlp_path_seed = seeds
             attended = self._attend(self.attention_norm(x), attention_seeds)
             x = x + random.drop_path(attended, self.drop_path_rate, path_seed)
-            if hidden_seed is not None or output_seed is not None:  # each is one seed for all tokens
-                output = self._mlp(x, hidden_seed, output_seed)
-            else:
-                output = pieces.over_tokens(self._mlp, x, 4 * (2 * x.shape[-1] + 2 * self.mlp_expansion.units))
+            output = self._mlp(x, hidden_seed)
+            output = random.dropout(output, self.projection_dropout_rate, output_seed)
             return x + random.drop_path(output, self.drop_path_rate, mlp_path_seed)
 
         return keras.remat(transform)(x) if self.use_rematerialization and training else transform(x)
 
-    def _mlp(self, x: Any, hidden_seed: Any = None, output_seed: Any = None) -> Any:
-        hidden = ops.gelu(self.mlp_expansion(self.mlp_norm(x)), approximate=False)
-        hidden = random.dropout(hidden, self.projection_dropout_rate, hidden_seed)
-        return random.dropout(self.mlp_projection(hidden), self.projection_dropout_rate, output_seed)
+    def _mlp(self, x: Any, seed: Any) -> Any:
+        def mlp(x: Any) -> Any:
+            hidden = ops.gelu(self.mlp_expansion(self.mlp_norm(x)), approximate=False)
+            return self.mlp_projection(random.dropout(hidden, self.projection_dropout_rate, seed))
+
+        if seed is not None or self.mlp_expansion.quantization_mode == "float8":  # one draw, one scale for all tokens
+            return mlp(x)
+        # The normalised, the hidden layer before and after its activation, and the output.
+        return pieces.over_tokens(mlp, x, 4 * (2 * ops.shape(x)[-1] + 2 * self.mlp_expansion.units))
 
     def _attend(self, x: Any, seeds: tuple) -> Any:
         size = tuple(ops.shape(x)[1:4])

@@ -1,58 +1,67 @@
-"""Work cut into pieces that stay in a processor's cache.
+"""Work cut into pieces, so that what is computed on the way stays in a processor's cache.
 
-On a CPU, what a block computes is bound by memory as soon as the attention weights and the hidden layer of a whole clip
-are written there. So they are computed for a few windows, or a few tokens, at a time. On a GPU the pieces are large,
-and bound only what is held at once.
+On a CPU, what a block computes is bound by memory as soon as the attention weights and the hidden layer of whole clips
+are written there. So they are computed for a few windows, or a few tokens, of each clip at a time. On a GPU the pieces
+are large: there they only bound what is held at once.
 """
 
 import contextlib
+import functools
+import math
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from videoswin_keras.nn import windows
 
 PIECE_BYTES = {"cpu": 16 * 2**20, "gpu": 256 * 2**20}  # of intermediate values
 
-_whole = False
+_is_whole = ContextVar("_is_whole", default=False)
 
 
 @contextlib.contextmanager
 def whole() -> Iterator[None]:
-    """Computes everything in one piece within: for exports to formats that know no loops."""
-    global _whole
-    before, _whole = _whole, True
+    """Computes everything in one piece within."""
+    token = _is_whole.set(True)
     try:
         yield
     finally:
-        _whole = before
+        _is_whole.reset(token)
 
 
 def piece_length(x: Any, count: Any, bytes_each: Any) -> int | None:
-    """Returns how many items make a piece: a divisor of `count`; None where all of them are one.
+    """Returns how many items make a piece, a divisor of `count`; None where all of them are one.
 
     Args:
-        x: What is computed on, which says on what device.
-        count: Items of a clip; unknown sizes make one piece.
+        x: Tensor that is computed on, (batch, count, …). A batch that is not known counts as one clip.
+        count: Items of a clip; a number that is not known makes one piece.
         bytes_each: Bytes of intermediate values that an item needs.
     """
-    if _whole or not windows.is_static(count, bytes_each) or _would_compile_each_time(x):
+    if _is_whole.get() or not windows.is_static(count, bytes_each) or _would_compile_each_time(x):
         return None
-    most = PIECE_BYTES["cpu" if _is_on_cpu(x) else "gpu"] // bytes_each
-    return None if most >= count else max(length for length in range(1, max(most, 1) + 1) if count % length == 0)
+    batch = ops.shape(x)[0]
+    each = bytes_each * (batch if windows.is_static(batch) else 1)
+    most = PIECE_BYTES["cpu" if _is_on_cpu(x) else "gpu"] // max(each, 1)
+    return None if most >= count else _largest_divisor(count, max(most, 1))
+
+
+@functools.lru_cache(maxsize=256)
+def _largest_divisor(count: int, most: int) -> int:
+    return max(length for length in range(1, most + 1) if count % length == 0)
 
 
 def _is_on_cpu(x: Any) -> bool:
+    """Whether `x` is on a CPU; on TensorFlow and JAX, whether the machine has nothing else."""
     if keras.backend.backend() == "torch":
         return x.device.type == "cpu"
     return all(device.lower().startswith("cpu") for device in keras.distribution.list_devices())
 
 
 def _would_compile_each_time(x: Any) -> bool:
-    """Whether this is JAX outside of `jit`, where a loop is compiled anew for every call."""
+    """Whether this is JAX with values, not in `jit`: there a loop is compiled anew in every call."""
     return keras.backend.backend() == "jax" and all(base.__name__ != "Tracer" for base in type(x).__mro__)
 
 
@@ -60,63 +69,67 @@ def over_tokens(function: Callable[[Any], Any], x: Any, bytes_each: int) -> Any:
     """Returns `function(x)`, computed in pieces.
 
     Args:
-        function: From (tokens, channels) to the same shape, each token alone.
+        function: From (…, channels) to the same shape, each token alone.
         x: (batch, frames, height, width, channels).
         bytes_each: Bytes of intermediate values that a token needs.
     """
-    batch, frames, height, width, channels = ops.shape(x)
-    length = piece_length(x, frames * height * width, bytes_each)
+    shape = ops.shape(x)
+    count = math.prod(shape[1:4])
+    length = piece_length(x, count, bytes_each)
     if length is None:
         return function(x)
-    pieces = ops.reshape(x, (batch * (frames * height * width // length), length, channels))
-    return ops.reshape(_over(function, pieces), (batch, frames, height, width, channels))
+    pieces = _cut(ops.reshape(x, (shape[0], count, shape[4])), length)
+    return ops.reshape(_joined(_map(function, pieces)), shape)
 
 
-def over_windows(
-    function: Callable[[Any, Any], Any], x: Any, seam: windows.Seam | None, per_clip: Any, bytes_each: Any
-) -> Any:
+def over_windows(function: Callable[[Any, Any], Any], x: Any, seam: windows.Seam | None, bytes_each: Any) -> Any:
     """Returns `function(x, masks)`, computed in pieces.
 
     Args:
-        function: From (windows, tokens, channels), and the masks of these windows or of all alike (windows or 1,
-            tokens, tokens) or None where there are none, to the shape of the windows; each window alone.
-        x: (batch · windows, tokens, channels).
-        seam: The masks, or None.
-        per_clip: Windows of a clip.
+        function: From (batch, windows, tokens, channels), and masks (windows or 1, tokens, tokens) or None where there
+            are none, to the shape of the first; each window alone.
+        x: (batch, windows, tokens, channels).
+        seam: The masks of the windows, or None.
         bytes_each: Bytes of intermediate values that a window needs.
     """
-    count, tokens, channels = ops.shape(x)
-    length = piece_length(x, per_clip, bytes_each)
-    if keras.backend.backend() == "torch" and seam is not None and not _whole:
-        return _by_kind(function, x, seam, length)
+    length = piece_length(x, ops.shape(x)[1], bytes_each)
+    if keras.backend.backend() == "torch" and seam is not None and seam.groups and not _is_whole.get():
+        return _by_mask(function, x, seam.groups, length)
     if length is None:
         return function(x, None if seam is None else ops.take(seam.masks, seam.kinds, axis=0))
-    pieces = ops.reshape(x, (count // length, length, tokens, channels))
+    pieces = _cut(x, length)
     if seam is None:
-        outputs = _over(lambda piece: function(piece, None), pieces)
-    else:
-        masks = ops.convert_to_tensor(seam.masks)
-        kinds = ops.reshape(ops.convert_to_tensor(seam.kinds), (per_clip // length, length))
-        kinds = ops.tile(kinds, (count // per_clip, 1))
-        outputs = ops.map(lambda piece: function(piece[0], ops.take(masks, piece[1], axis=0)), (pieces, kinds))
-    return ops.reshape(outputs, (count, tokens, channels))
+        return _joined(_map(lambda piece: function(piece, None), pieces))
+    masks, kinds = ops.convert_to_tensor(seam.masks), ops.reshape(seam.kinds, (len(seam.kinds) // length, length))
+    return _joined(ops.map(lambda piece: function(piece[0], ops.take(masks, piece[1], axis=0)), (pieces, kinds)))
 
 
-def _over(function: Callable[[Any], Any], pieces: Any) -> Any:
+def _cut(x: Any, length: int) -> Any:
+    """(batch, count, …) → (pieces, batch, length, …)."""
+    batch, count, *rest = ops.shape(x)
+    return ops.swapaxes(ops.reshape(x, (batch, count // length, length, *rest)), 0, 1)
+
+
+def _joined(pieces: Any) -> Any:
+    """Undoes `_cut`."""
+    count, batch, length, *rest = ops.shape(pieces)
+    return ops.reshape(ops.swapaxes(pieces, 0, 1), (batch, count * length, *rest))
+
+
+def _map(function: Callable[[Any], Any], pieces: Any) -> Any:
     if keras.backend.backend() == "torch":  # `ops.map` does the same there, with more ado
         return ops.stack([function(piece) for piece in pieces])
     return ops.map(function, pieces)
 
 
-def _by_kind(function: Callable[[Any, Any], Any], x: Any, seam: windows.Seam, length: int | None) -> Any:
-    """Takes the windows of one mask together: PyTorch's fused attention is fast where one bias is that of all."""
-    kinds = np.tile(seam.kinds, len(x) // len(seam.kinds))
+def _by_mask(function: Callable[[Any, Any], Any], x: Any, groups: Any, length: int | None) -> Any:
+    """Takes the windows of one mask together: PyTorch's fused attention is fast where all have the same bias."""
     outputs, order = [], []
-    for kind, mask in enumerate(seam.masks):
-        same = np.flatnonzero(kinds == kind)
-        masks = ops.convert_to_tensor(mask[None]) if mask.any() else None
-        for begin in range(0, len(same), length or len(same)):
-            some = same[begin : begin + (length or len(same))]
-            outputs.append(function(ops.take(x, some, axis=0), masks))
-            order.append(some)
-    return ops.take(ops.concatenate(outputs), np.argsort(np.concatenate(order)), axis=0)
+    for mask, places in groups:
+        step = length or len(places)
+        for begin in range(0, len(places), step):
+            some = places[begin : begin + step]
+            outputs.append(function(ops.take(x, some, axis=1), mask))
+            order += some
+    back = sorted(range(len(order)), key=order.__getitem__)
+    return ops.take(ops.concatenate(outputs, axis=1), back, axis=1)

@@ -158,12 +158,14 @@ class Seam:
 
     Attributes:
         masks: float32 (kinds, tokens, tokens): 0 where two tokens may see each other, −100 where not.
-        kinds: int32 (windows,): the mask of each window. A window has one of at most eight, and many have the first,
-            which is all zeros.
+        kinds: int32 (windows,): the mask of each window. Where sizes are known there are at most eight masks.
+        groups: Each mask as (1, tokens, tokens), or None where it is all zeros, with the places of the windows that
+            have it; empty where sizes are not known.
     """
 
     masks: Any
     kinds: Any
+    groups: tuple[tuple[np.ndarray | None, list[int]], ...] = ()
 
 
 def seam(padded: Size, window: Size, shift: Size) -> Seam | None:
@@ -183,7 +185,9 @@ def seam(padded: Size, window: Size, shift: Size) -> Seam | None:
 @functools.lru_cache(maxsize=64)
 def _static_seam(padded: Size, window: Size, shift: Size) -> Seam:
     regions, kinds = np.unique(_regions(np, padded, window, shift), axis=0, return_inverse=True)
-    return Seam(_masks(np, regions), kinds.reshape(-1).astype("int32"))
+    masks, kinds = _masks(np, regions), kinds.reshape(-1).astype("int32")
+    groups = ((mask[None] if mask.any() else None, np.flatnonzero(kinds == kind)) for kind, mask in enumerate(masks))
+    return Seam(masks, kinds, tuple((mask, places.tolist()) for mask, places in groups))
 
 
 def _regions(xp: Any, padded: Size, window: Size, shift: Size) -> Any:
