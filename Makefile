@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 # PyTorch's own index has builds for CPUs, without gigabytes of CUDA libraries; PyPI's are taken where it is out of reach.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup lint test test-all demo parity notebooks clean
+.PHONY: help setup lint test test-all demo parity bench notebooks clean
 
 help:
 	@echo "make demo      classify synthetic videos and a night with the small model that ships"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-all  the same and the large reference cases"
 	@echo "make notebooks run the notebooks anew, and keep their outputs"
 	@echo "make parity    the table of differences from the official code, on every backend"
+	@echo "make bench     speed and memory beside torchvision, the floor, and how cost grows"
 
 setup: $(VENV)/installed
 
@@ -42,6 +43,11 @@ demo: setup
 
 parity: setup
 	$(BIN)/python benchmarks/parity.py
+
+bench: setup
+	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/floor.py
+	$(BIN)/python benchmarks/growth.py
 
 test-all: test
 	for backend in jax tensorflow; do KERAS_BACKEND=$$backend $(BIN)/pytest -m "large and not one_backend" || exit 1; done

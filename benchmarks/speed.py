@@ -1,0 +1,343 @@
+"""How fast and how large ours and torchvision's models are, side by side, in one table.
+
+    python benchmarks/speed.py                                # Tiny, 32 × 224 × 224, batch 1, float32: inference
+    python benchmarks/speed.py --cells all                    # sizes, batches, dtypes, clips; inference and training
+    python benchmarks/speed.py --cells tiny:inference tiny:training --rounds 9
+
+Each implementation runs in a process of its own. All of them are built and warmed up first; then they take turns, one
+call each, so that whatever else the machine does falls on all alike. The ratio of a round is one call's processor
+time (user and system; on a GPU the wall time) over that of torchvision's in the same round. Memory is the process's
+peak, and on a GPU that of the backend's allocator.
+"""
+
+import argparse
+import datetime
+import importlib.util
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+OURS = ("torch", "jax", "tensorflow")
+PEER, COMPILED = "torchvision", "torchvision compiled"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is measured: one call of one model on one batch.
+
+    Attributes:
+        size: "tiny", "small" or "base".
+        mode: "inference" or "training": one step of AdamW on the cross-entropy of 400 classes.
+        frames: Of a clip.
+        side: Height and width of a clip in pixels.
+        batch: Clips.
+        dtype: "float32" or "bfloat16" (mixed: weights stay in float32).
+        remat: Whether ours recomputes activations in training; torchvision's does not.
+    """
+
+    size: str
+    mode: str
+    frames: int = 32
+    side: int = 224
+    batch: int = 1
+    dtype: str = "float32"
+    remat: bool = False
+
+    def __str__(self) -> str:
+        text = f"{self.size}, {self.mode}, {self.batch} × {self.frames} × {self.side}², {self.dtype}"
+        return text + (", rematerialised" if self.remat else "")
+
+
+def all_cells() -> list[Cell]:
+    clips = ((32, 224), (16, 112))
+    cells = [
+        Cell(size, "inference", frames, side, batch, dtype)
+        for size in ("tiny", "small", "base")
+        for frames, side in clips
+        for batch in (1, 4)
+        for dtype in ("float32", "bfloat16")
+    ]
+    cells += [
+        Cell(size, "training", frames, side, batch, dtype, remat)
+        for size in ("tiny", "small", "base")
+        for frames, side in ((8, 224), *clips)
+        for batch in (1, 4)
+        for dtype in ("float32", "bfloat16")
+        for remat in (False, True)
+    ]
+    return cells
+
+
+DEFAULT = (
+    Cell("tiny", "inference"),
+    Cell("tiny", "inference", 16, 112, 4),
+    Cell("tiny", "training", 8, 224),
+    Cell("tiny", "training", 8, 224, remat=True),
+    Cell("tiny", "inference", dtype="bfloat16"),
+    Cell("small", "inference"),
+    Cell("base", "inference"),
+)
+
+
+# --- in the process of one implementation ---------------------------------------------------------------------------
+
+
+def worker(implementation: str, cell: Cell, calls: int) -> None:
+    """Builds and warms up, says "ready"; then for each line that comes makes `calls` calls and says what they took."""
+    clips = np.random.default_rng(0).normal(size=(cell.batch, cell.frames, cell.side, cell.side, 3)).astype("float32")
+    make = ours if implementation in OURS else torchvision
+    call, gpu_bytes = make(cell, clips, implementation == COMPILED)
+    for _ in range(2):
+        call()
+    say({"ready": True})
+    for _ in sys.stdin:
+        wall, processor = time.perf_counter(), time.process_time()
+        for _ in range(calls):
+            call()
+        say({"wall": (time.perf_counter() - wall) / calls, "processor": (time.process_time() - processor) / calls})
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        say({"peak_mb": peak, "gpu_mb": gpu_bytes() / 2**20})
+
+
+def say(what: dict[str, Any]) -> None:
+    print(f"speed: {json.dumps(what)}", flush=True)
+
+
+def ours(cell: Cell, clips: np.ndarray, _: bool) -> tuple:
+    sys.path.insert(0, str(ROOT))
+    import keras
+
+    from videoswin_keras import VideoSwinB, VideoSwinS, VideoSwinT
+
+    build = {"tiny": VideoSwinT, "small": VideoSwinS, "base": VideoSwinB}[cell.size]
+    policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[cell.dtype]
+    model = build(clips.shape[1:], num_classes=400, use_rematerialization=cell.remat, dtype=policy)
+    if cell.mode == "inference":
+        return lambda: model.predict_on_batch(clips), gpu_bytes_of(keras.backend.backend())
+    model.compile(keras.optimizers.AdamW(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    classes = np.zeros(len(clips), "int32")
+    return lambda: model.train_on_batch(clips, classes), gpu_bytes_of(keras.backend.backend())
+
+
+def torchvision(cell: Cell, clips: np.ndarray, is_compiled: bool) -> tuple:
+    sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "converters")]
+    import peers
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = {"tiny": peers.swin3d_t, "small": peers.swin3d_s, "base": peers.swin3d_b}[cell.size]().to(device)
+    forward = torch.compile(model) if is_compiled else model
+    inputs = torch.from_numpy(np.ascontiguousarray(clips.transpose(0, 4, 1, 2, 3)))
+    lowered = torch.autocast(device, torch.bfloat16, enabled=cell.dtype == "bfloat16")
+    if cell.mode == "inference":
+        model.eval()
+
+        def infer() -> None:
+            with torch.inference_mode(), lowered:
+                forward(inputs.to(device)).float().cpu().numpy()
+
+        return infer, gpu_bytes_of("torch")
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+    classes = torch.zeros(len(clips), dtype=torch.int64, device=device)
+
+    def train() -> None:
+        with lowered:
+            loss = torch.nn.functional.cross_entropy(forward(inputs.to(device)).float(), classes)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+    return train, gpu_bytes_of("torch")
+
+
+def gpu_bytes_of(backend: str) -> Any:
+    """Returns a function that gives the most memory the backend's allocator has held on a GPU; 0 without one."""
+    if backend == "torch":
+        import torch
+
+        return lambda: torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    if backend == "jax":
+        import jax
+
+        return lambda: (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    return lambda: 0
+
+
+# --- in the process that compares ------------------------------------------------------------------------------------
+
+
+class Process:
+    """An implementation in a process of its own, ready to be timed."""
+
+    def __init__(self, implementation: str, cell: Cell, calls: int):
+        environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        environment["KERAS_BACKEND"] = implementation if implementation in OURS else "torch"
+        if implementation == "jax" and cell.remat:  # else XLA keeps on a CPU what could be computed again
+            flag = "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+            environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+        command = [sys.executable, __file__, "--worker", implementation, json.dumps(asdict(cell)), str(calls)]
+        self.pipes = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.rounds: list[dict[str, float]] = []
+        self.peaks: dict[str, float] = {}
+
+    def hear(self) -> dict[str, Any]:
+        for line in self.pipes.stdout or ():
+            if line.startswith("speed: "):
+                return json.loads(line.removeprefix("speed: "))
+        raise RuntimeError(f"{self.pipes.args} ended with code {self.pipes.wait()}")
+
+    def run(self) -> None:
+        assert self.pipes.stdin
+        self.pipes.stdin.write("go\n")
+        self.pipes.stdin.flush()
+        self.rounds.append(self.hear())
+        self.peaks = self.hear()
+
+
+def measure(cell: Cell, implementations: list[str], rounds: int, calls: int) -> dict[str, Any]:
+    """Returns what each implementation took in each round, and its peak memory."""
+    processes = {name: Process(name, cell, calls) for name in implementations}
+    try:
+        for process in processes.values():  # one after the other, were it not for the time: they warm up together
+            process.hear()
+        for _ in range(rounds):
+            for process in processes.values():
+                process.run()
+    finally:
+        for process in processes.values():
+            process.pipes.kill()
+    found = {name: {"rounds": process.rounds, **process.peaks} for name, process in processes.items()}
+    return {"cell": asdict(cell), "found": found}
+
+
+def ratios(found: dict[str, Any], name: str, unit: str) -> list[float]:
+    """Returns, sorted, what `name` took over what torchvision took in the same round."""
+    pairs = zip(found[name]["rounds"], found[PEER]["rounds"], strict=True)
+    return sorted(own[unit] / other[unit] for own, other in pairs)
+
+
+def table(reports: list[dict[str, Any]], unit: str) -> str:
+    """Returns the measurements as Markdown: of each implementation the ratio, its spread, seconds and memory."""
+    names = list(reports[0]["found"])
+    lines = [f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for report in reports:
+        found, cells = report["found"], []
+        for name in names:
+            seconds = statistics.median(one["wall"] for one in found[name]["rounds"])
+            memory = found[name]["gpu_mb"] or found[name]["peak_mb"]
+            text = f"{seconds:.3g} s, {memory:,.0f} MB"
+            if name != PEER:
+                over = ratios(found, name, unit)
+                text = f"**{statistics.median(over):.2f}** ({over[0]:.2f}–{over[-1]:.2f}); {text}"
+            cells.append(text)
+        lines.append(f"| {Cell(**report['cell'])} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def draw(reports: list[dict[str, Any]], unit: str, path: Path) -> None:
+    """Draws the ratios to torchvision, time and memory, as points with their spread."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 1.2 + 0.45 * len(reports)), layout="constrained")
+    time_axes, memory_axes = figure.subplots(1, 2, sharey=True)
+    names = [name for name in reports[0]["found"] if name != PEER]
+    for place, name in enumerate(names):
+        rows = [row + 0.15 * (place - (len(names) - 1) / 2) for row in range(len(reports))]
+        over = [ratios(report["found"], name, unit) for report in reports]
+        middle = [statistics.median(one) for one in over]
+        spread = [
+            [m - one[0] for m, one in zip(middle, over, strict=True)],
+            [one[-1] - m for m, one in zip(middle, over, strict=True)],
+        ]
+        time_axes.errorbar(middle, rows, xerr=spread, fmt="o", label=name)
+        memory = "gpu_mb" if reports[0]["found"][name]["gpu_mb"] else "peak_mb"
+        memory_axes.plot(
+            [report["found"][name][memory] / report["found"][PEER][memory] for report in reports], rows, "o"
+        )
+    for axes, title in ((time_axes, f"{unit} time"), (memory_axes, "peak memory")):
+        axes.axvline(1, color="grey", linewidth=1)
+        axes.set_xlim(left=0)
+        axes.set_title(f"{title}, torchvision = 1", loc="left", fontsize="medium")
+        axes.spines[["top", "right"]].set_visible(False)
+    time_axes.set_yticks(range(len(reports)), [str(Cell(**report["cell"])) for report in reports])
+    time_axes.invert_yaxis()
+    time_axes.legend(frameon=False, fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def machine() -> dict[str, Any]:
+    """Returns the versions and the machine that figures are worth nothing without."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for name in ("keras", "torch", "jax", "tensorflow", "torchvision", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        **versions,
+    }
+
+
+def chosen(names: list[str]) -> list[Cell]:
+    if names == ["default"]:
+        return list(DEFAULT)
+    cells = all_cells()
+    return [cell for cell in cells if "all" in names or any(name in str(cell) for name in names)]
+
+
+def main() -> None:
+    installed = [backend for backend in OURS if importlib.util.find_spec(backend)]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", nargs="+", default=["default"], help='"default", "all", or parts of their names')
+    parser.add_argument("--backends", nargs="+", choices=OURS, default=installed)
+    parser.add_argument("--compiled", action="store_true", help="also torchvision compiled (minutes on a CPU)")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--calls", type=int, default=1, help="in a round: more on a GPU (default: %(default)s)")
+    parser.add_argument("--unit", choices=("processor", "wall"), default="processor", help="of the ratios")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder")
+    parser.add_argument("--name", default="speed_cpu", help="of the files (default: %(default)s)")
+    parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        worker(options.worker[0], Cell(**json.loads(options.worker[1])), int(options.worker[2]))
+        return
+    implementations = [PEER, *([COMPILED] if options.compiled else []), *options.backends]
+    reports = []
+    for cell in chosen(options.cells):
+        reports.append(measure(cell, implementations, options.rounds, options.calls))
+        print(table(reports[-1:], options.unit), flush=True)
+        options.output.mkdir(parents=True, exist_ok=True)
+        report = {"machine": machine(), "unit": options.unit, "reports": reports}
+        (options.output / f"{options.name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    text = f"{json.dumps(machine())}\n\n{table(reports, options.unit)}\n"
+    (options.output / f"{options.name}.md").write_text(text)
+    draw(reports, options.unit, options.output / f"{options.name}.png")
+
+
+if __name__ == "__main__":
+    main()
