@@ -36,7 +36,7 @@ def seconds(call: Callable[[], Any], rounds: int) -> float:
     return statistics.median(taken)
 
 
-def worker(rounds: int) -> None:
+def measure(rounds: int) -> dict[str, Any]:
     sys.path.insert(0, str(ROOT))
     import keras
     from keras import ops
@@ -65,15 +65,43 @@ def worker(rounds: int) -> None:
     parts["whole"] = seconds(lambda: model.predict_on_batch(clip), rounds)
     costs["whole"] = sum(costs.values())
     found["parts"] = {name: {"multiply-adds": costs[name], "seconds": parts[name]} for name in parts}
-    print(f"floor: {json.dumps(found)}")
+    return found
 
 
-def run(backend: str, rounds: int) -> dict[str, Any]:
-    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, __file__, "--worker", "--rounds", str(rounds)]
-    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    line = next(line for line in result.stdout.splitlines() if line.startswith("floor: "))
-    return json.loads(line.removeprefix("floor: "))
+def in_each_backend(script: str, measure: Callable[[int], dict[str, Any]], rounds: int) -> tuple[dict, Path] | None:
+    """Runs `measure(rounds)` in a process for each backend, and writes what it returned to a JSON file.
+
+    Args:
+        script: `__file__` of the caller, which is run again with `--worker`.
+        measure: Returns what JSON takes.
+        rounds: How many, unless the command line says otherwise.
+
+    Returns:
+        What was measured by backend, and the folder of the results; None in a process that measured.
+    """
+    installed = [backend for backend in OURS if importlib.util.find_spec(backend)]
+    parser = argparse.ArgumentParser(
+        description=sys.modules["__main__"].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backends", nargs="+", choices=OURS, default=installed)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        print(f"found: {json.dumps(measure(options.rounds))}")
+        return None
+    found = {}
+    for backend in options.backends:
+        environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        command = [sys.executable, script, "--worker", "--rounds", str(options.rounds)]
+        result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        line = next(line for line in result.stdout.splitlines() if line.startswith("found: "))
+        found[backend] = json.loads(line.removeprefix("found: "))
+    options.output.mkdir(parents=True, exist_ok=True)
+    report = {"machine": machine(), "found": found}
+    (options.output / f"{Path(script).stem}.json").write_text(json.dumps(report, indent=1) + "\n")
+    return found, options.output
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
@@ -95,22 +123,11 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    installed = [backend for backend in OURS if importlib.util.find_spec(backend)]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backends", nargs="+", choices=OURS, default=installed)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        worker(options.rounds)
-        return
-    found = {backend: run(backend, options.rounds) for backend in options.backends}
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "floor.json").write_text(json.dumps({"machine": machine(), "found": found}, indent=1) + "\n")
-    text = f"{table(found)}\n\n{json.dumps(machine())}\n"
-    (options.output / "floor.md").write_text(text)
-    print(text)
+    if measured := in_each_backend(__file__, measure, rounds=5):
+        found, folder = measured
+        text = f"{table(found)}\n\n{json.dumps(machine())}\n"
+        (folder / "floor.md").write_text(text)
+        print(text)
 
 
 if __name__ == "__main__":

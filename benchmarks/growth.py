@@ -5,18 +5,13 @@
 Frames from 8 to 128 and sides from 112 to 448 about 32 × 224 × 224, one clip; batches of 1 to 16 of 16 × 112 × 112.
 """
 
-import argparse
 import functools
-import importlib.util
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-from floor import seconds
-from speed import OURS, ROOT, machine
+from floor import in_each_backend, seconds
+from speed import ROOT
 
 AXES = {
     "frames": [(frames, 224, 1) for frames in (8, 16, 32, 64, 128)],
@@ -26,7 +21,7 @@ AXES = {
 PLACE = {"frames": 0, "side": 1, "batch": 2}
 
 
-def worker(rounds: int) -> None:
+def measure(rounds: int) -> dict[str, list[float]]:
     sys.path.insert(0, str(ROOT))
     from videoswin_keras import VideoSwinT
 
@@ -37,15 +32,7 @@ def worker(rounds: int) -> None:
             clips = np.zeros((batch, frames, side, side, 3), "float32")
             predict = functools.partial(model.predict_on_batch, clips)
             found.setdefault(axis, []).append(seconds(predict, rounds))
-    print(f"growth: {json.dumps(found)}")
-
-
-def run(backend: str, rounds: int) -> dict[str, list[float]]:
-    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, __file__, "--worker", "--rounds", str(rounds)]
-    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    line = next(line for line in result.stdout.splitlines() if line.startswith("growth: "))
-    return json.loads(line.removeprefix("growth: "))
+    return found
 
 
 def exponent(sizes: list[int], taken: list[float]) -> float:
@@ -71,23 +58,12 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
 
 
 def main() -> None:
-    installed = [backend for backend in OURS if importlib.util.find_spec(backend)]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backends", nargs="+", choices=OURS, default=installed)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        worker(options.rounds)
-        return
-    found = {backend: run(backend, options.rounds) for backend in options.backends}
-    options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "growth.json").write_text(json.dumps({"machine": machine(), "found": found}, indent=1) + "\n")
-    draw(found, options.output / "growth.png")
-    for axis, cases in AXES.items():
-        sizes = [case[PLACE[axis]] for case in cases]
-        print(axis, {backend: round(exponent(sizes, taken[axis]), 2) for backend, taken in found.items()})
+    if measured := in_each_backend(__file__, measure, rounds=3):
+        found, folder = measured
+        draw(found, folder / "growth.png")
+        for axis, cases in AXES.items():
+            sizes = [case[PLACE[axis]] for case in cases]
+            print(axis, {backend: round(exponent(sizes, taken[axis]), 2) for backend, taken in found.items()})
 
 
 if __name__ == "__main__":
