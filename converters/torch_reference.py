@@ -9,13 +9,13 @@ import re
 
 import numpy as np
 import torch
+from torch import library
 
 try:
     import torchvision  # noqa: F401
 except RuntimeError:
-    _library = torch.library.Library("torchvision", "DEF")
     for _name in ("nms", "qnms"):
-        _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define(f"torchvision::{_name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 from torchvision.models.video.swin_transformer import PatchEmbed3d, SwinTransformer3d
 
