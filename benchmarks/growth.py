@@ -10,8 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from floor import in_each_backend, seconds
-from speed import ROOT
+from common import ROOT, in_each_backend, seconds
 
 AXES = {
     "frames": [(frames, 224, 1) for frames in (8, 16, 32, 64, 128)],

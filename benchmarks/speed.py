@@ -11,11 +11,9 @@ peak, and on a GPU that of the backend's allocator.
 """
 
 import argparse
-import datetime
 import importlib.util
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -26,9 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import OURS, ROOT, machine
 
-ROOT = Path(__file__).parent.parent
-OURS = ("torch", "jax", "tensorflow")
 PEER, COMPILED = "torchvision", "torchvision compiled"
 
 
@@ -283,24 +280,6 @@ def draw(reports: list[dict[str, Any]], unit: str, path: Path) -> None:
     time_axes.invert_yaxis()
     time_axes.legend(frameon=False, fontsize="small")
     figure.savefig(path, dpi=110)
-
-
-def machine() -> dict[str, Any]:
-    """Returns the versions and the machine that figures are worth nothing without."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {"python": platform.python_version()}
-    for name in ("keras", "torch", "jax", "tensorflow", "torchvision", "numpy"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return {
-        "date": datetime.date.today().isoformat(),
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        **versions,
-    }
 
 
 def chosen(names: list[str]) -> list[Cell]:

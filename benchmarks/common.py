@@ -1,0 +1,83 @@
+"""What the benchmarks share: where and on what they run, and a process for each backend."""
+
+import argparse
+import datetime
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+OURS = ("torch", "jax", "tensorflow")
+
+
+def machine() -> dict[str, Any]:
+    """Returns the versions and the machine that figures are worth nothing without."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for name in ("keras", "torch", "jax", "tensorflow", "torchvision", "numpy"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        **versions,
+    }
+
+
+def seconds(call: Callable[[], Any], rounds: int) -> float:
+    """Returns the median of what a call takes, after one that does not count."""
+    call()
+    taken = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def in_each_backend(script: str, measure: Callable[[int], dict[str, Any]], rounds: int) -> tuple[dict, Path] | None:
+    """Runs `measure(rounds)` in a process for each backend, and writes what it returned to a JSON file.
+
+    Args:
+        script: `__file__` of the caller, which is run again with `--worker`.
+        measure: Returns what JSON takes.
+        rounds: How many, unless the command line says otherwise.
+
+    Returns:
+        What was measured by backend, and the folder of the results; None in a process that measured.
+    """
+    installed = [backend for backend in OURS if importlib.util.find_spec(backend)]
+    parser = argparse.ArgumentParser(
+        description=sys.modules["__main__"].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backends", nargs="+", choices=OURS, default=installed)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        print(f"found: {json.dumps(measure(options.rounds))}")
+        return None
+    found = {}
+    for backend in options.backends:
+        environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        command = [sys.executable, script, "--worker", "--rounds", str(options.rounds)]
+        result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        line = next(line for line in result.stdout.splitlines() if line.startswith("found: "))
+        found[backend] = json.loads(line.removeprefix("found: "))
+    options.output.mkdir(parents=True, exist_ok=True)
+    report = {"machine": machine(), "found": found}
+    (options.output / f"{Path(script).stem}.json").write_text(json.dumps(report, indent=1) + "\n")
+    return found, options.output
