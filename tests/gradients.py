@@ -1,5 +1,8 @@
 """Outputs and gradients of a training step, the same way on every backend."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -9,6 +12,28 @@ def set_seeds(model: keras.Model) -> None:
     """Puts every seed generator of a model in a state that does not depend on how the model was built."""
     for index, variable in enumerate(variable for variable in model.variables if "seed" in variable.path):
         variable.assign(np.array([index, 0], "uint32"))
+
+
+def gradients_of(function: Callable[..., Any], *arrays: np.ndarray) -> list[np.ndarray]:
+    """Returns the gradient of a scalar function of tensors with respect to each of them."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        gradients = jax.grad(function, tuple(range(len(arrays))))(*arrays)
+    elif backend == "torch":
+        tensors = [ops.convert_to_tensor(array).requires_grad_() for array in arrays]
+        function(*tensors).backward()
+        gradients = [tensor.grad for tensor in tensors]
+    else:
+        import tensorflow as tf
+
+        tensors = [tf.convert_to_tensor(array) for array in arrays]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            value = function(*tensors)
+        gradients = tape.gradient(value, tensors)
+    return [ops.convert_to_numpy(gradient) for gradient in gradients]
 
 
 def outputs_and_gradients(model: keras.Model, clip: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:

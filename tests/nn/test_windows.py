@@ -74,10 +74,17 @@ def test_pad_and_crop():
     np.testing.assert_array_equal(ops.convert_to_numpy(windows.crop_to(padded, (3, 4, 5))), x)
 
 
-def brute_force_mask(padded, window, shift):
-    """Follows each token to where it was before the cyclic shift: two tokens of a window may see each other if
-    neither or both of them wrapped around, along each axis."""
-    masks = []
+def brute_force_windows(size, window, shift):
+    """Returns, for the numbers of the tokens of each window (0 where there is padding), its mask.
+
+    Follows each token to where it was before the cyclic shift: two tokens of a window may see each other if neither or
+    both of them wrapped around, along each axis.
+    """
+    padded = tuple(-(-length // side) * side for length, side in zip(size, window, strict=True))
+    numbers = np.zeros(padded, int)
+    numbers[tuple(slice(length) for length in size)] = np.arange(1, np.prod(size) + 1).reshape(size)
+    numbers = np.roll(numbers, [-amount for amount in shift], axis=(0, 1, 2))
+    masks = {}
     starts = (range(0, length, side) for length, side in zip(padded, window, strict=True))
     for start in itertools.product(*starts):
         tokens = list(itertools.product(*(range(s, s + side) for s, side in zip(start, window, strict=True))))
@@ -85,24 +92,41 @@ def brute_force_mask(padded, window, shift):
             tuple(p + amount >= length and amount > 0 for p, amount, length in zip(token, shift, padded, strict=True))
             for token in tokens
         ]
-        masks.append([[0.0 if a == b else -100.0 for b in wrapped] for a in wrapped])
-    return np.array(masks)
+        key = tuple(numbers[token] for token in tokens)
+        masks[key] = [[0.0 if a == b else -100.0 for b in wrapped] for a in wrapped]
+    return masks
 
 
 @pytest.mark.parametrize(
-    ("padded", "window", "shift"),
-    [((4, 6, 6), (2, 3, 3), (1, 1, 1)), ((2, 6, 10), (2, 3, 5), (0, 1, 2)), ((4, 3, 3), (2, 3, 3), (1, 0, 0))],
+    ("size", "window", "shift"),
+    [
+        ((4, 6, 6), (2, 3, 3), (1, 1, 1)),
+        ((3, 5, 7), (2, 3, 3), (1, 1, 1)),  # padded along every axis
+        ((2, 6, 9), (2, 3, 3), (0, 1, 1)),  # as long as the window: not shifted
+        ((4, 2, 3), (2, 2, 3), (1, 0, 0)),  # a smaller window
+        ((5, 6, 4), (2, 3, 3), None),
+    ],
 )
-def test_seam(padded, window, shift):
-    expected = brute_force_mask(padded, window, shift)
-    seam = windows.seam(padded, window, shift)
-    assert len(np.unique(seam.masks, axis=0)) == len(seam.masks) <= 8
-    np.testing.assert_array_equal(seam.masks[seam.kinds], expected)
-    as_tensors = [tuple(ops.convert_to_tensor(value) for value in values) for values in (padded, window, shift)]
-    if keras.backend.backend() == "tensorflow":  # the one backend on which sizes can be unknown until run time
-        seam = windows.seam(*as_tensors)
-        np.testing.assert_array_equal(ops.convert_to_numpy(ops.take(seam.masks, seam.kinds, axis=0)), expected)
-
-
-def test_no_seam_without_shift():
-    assert windows.seam((4, 6, 6), (2, 3, 3), (0, 0, 0)) is None
+@pytest.mark.parametrize("is_known", [True, False] if keras.backend.backend() == "tensorflow" else [True])
+def test_tiling(size, window, shift, is_known):
+    """On TensorFlow sizes can be unknown until run time."""
+    expected = brute_force_windows(size, window, shift or (0, 0, 0))
+    numbers = np.arange(1, np.prod(size) + 1, dtype="float32").reshape(1, *size, 1)
+    clips = np.concatenate([numbers, 1000 * numbers])
+    given = size if is_known else tuple(ops.convert_to_tensor(side) for side in size)
+    tiling = windows.Tiling(given, (2, 3, 3), shifted=shift is not None)
+    cut = tiling.cut(clips)
+    np.testing.assert_array_equal(ops.convert_to_numpy(tiling.join(cut)), clips)
+    found = ops.convert_to_numpy(cut)[..., 0]
+    np.testing.assert_array_equal(found[1], 1000 * found[0])
+    keys = [tuple(window) for window in found[0].astype(int)]
+    assert sorted(keys) == sorted(expected)
+    assert tiling.is_exact == (is_known and 0 not in sum(keys, ()))
+    if shift is None:
+        assert tiling.seam is None
+        return
+    masks = ops.convert_to_numpy(ops.take(tiling.seam.masks, tiling.seam.kinds, axis=0))
+    np.testing.assert_array_equal(masks, [expected[key] for key in keys])
+    if is_known:
+        assert len(tiling.seam.masks) <= 8
+        assert list(tiling.seam.kinds) == sorted(tiling.seam.kinds)

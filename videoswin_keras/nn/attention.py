@@ -6,8 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from videoswin_keras.nn import pieces, random, windows
+from videoswin_keras.nn import dot_product, pieces, random, windows
 from videoswin_keras.nn.composite import CompositeLayer
+from videoswin_keras.nn.linear import linear
 
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")
@@ -106,64 +107,52 @@ class WindowAttention(CompositeLayer):
         return ops.take(table, index, axis=1)
 
     def call(
-        self,
-        x: Any,
-        seam: windows.Seam | None = None,
-        training: bool | None = None,
-        seeds: tuple | None = None,
-        per_clip: Any = 1,
+        self, x: Any, seam: windows.Seam | None = None, training: bool | None = None, seeds: tuple | None = None
     ) -> Any:
         """Attends within each window.
 
         Args:
-            x: Windows, (batch · windows, tokens, channels).
-            seam: What `videoswin_keras.nn.windows.seam` returned for the windows of a clip: which pairs of tokens must
-                not see each other.
+            x: (windows, tokens, channels), or (batch, windows, tokens, channels).
+            seam: Of the windows of a clip: which pairs of tokens must not see each other.
             training: Whether to drop.
             seeds: What `draw_seeds` returned, where it was called ahead.
-            per_clip: Integer. Windows of a clip. With a seam, as many as that has.
         """
         attention_seed, projection_seed = self.draw_seeds(training) if seeds is None else seeds
-        count, tokens, channels = ops.shape(x)
-        if seam is not None:
-            per_clip = ops.shape(seam.kinds)[0]
-        bias = self.position_bias(tokens)
-
-        def attend(x: Any, masks: Any) -> Any:
-            return self._attend(x, bias, masks, attention_seed)
-
-        x = ops.reshape(x, (count // per_clip, per_clip, tokens, channels))
+        shape = ops.shape(x)
+        x = x if len(shape) == 4 else ops.expand_dims(x, 0)
+        bias = self.position_bias(shape[-2])
         if attention_seed is not None or self.qkv.quantization_mode == "float8":  # one draw, one scale for all windows
             with pieces.whole():
-                x = pieces.over_windows(attend, x, seam, 0)
-        else:  # attention weights, query, key, value, and the attended before and after the projection
-            x = pieces.over_windows(attend, x, seam, 4 * tokens * (self.num_heads * tokens + 5 * channels))
-        x = ops.reshape(x, (count, tokens, channels))
+                x = pieces.over_windows(lambda x, masks: self.attend(x, bias, masks, attention_seed), x, seam, 0)
+        elif training:  # the weights, and on the way back their gradients
+            each = 3 * dot_product.weights_bytes(bias)
+            x = pieces.over_windows(
+                lambda qkv, masks: dot_product.attend_recomputing(qkv, bias, masks), linear(self.qkv, x), seam, each
+            )
+            x = linear(self.projection, x)
+        else:
+            x = pieces.over_windows(lambda x, masks: self.attend(x, bias, masks), x, seam, self.bytes_each(bias))
+        x = x if len(shape) == 4 else ops.squeeze(x, 0)
         return random.dropout(x, self.projection_dropout_rate, projection_seed)
 
-    def _attend(self, x: Any, bias: Any, masks: Any, seed: Any) -> Any:
-        """(batch, windows, tokens, channels) to the same, with masks (windows or 1, tokens, tokens) or None."""
-        batch, count, tokens, channels = shape = ops.shape(x)
-        heads, width = self.num_heads, channels // self.num_heads
-        qkv = ops.reshape(self.qkv(x), (batch * count, tokens, 3, heads, width))
-        if keras.backend.backend() == "torch" and seed is None:  # whose attention is fused; elsewhere this is faster:
-            bias = ops.expand_dims(bias, 0)
-            if masks is not None:
-                bias = bias + ops.expand_dims(ops.cast(masks, bias.dtype), 1)
-                bias = bias if masks.shape[0] == 1 else ops.tile(bias, (batch, 1, 1, 1))
-            x = ops.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], bias=bias)
-        else:
-            qkv = ops.transpose(qkv, (2, 0, 3, 1, 4))
-            query, key, value = qkv[0] * width**-0.5, qkv[1], qkv[2]
-            logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))) + bias
-            if masks is not None:
-                logits = ops.reshape(logits, (batch, count, heads, tokens, tokens))
-                logits = logits + ops.expand_dims(ops.cast(masks, logits.dtype), 1)
-                logits = ops.reshape(logits, (batch * count, heads, tokens, tokens))
-            weights = ops.cast(ops.softmax(ops.cast(logits, "float32"), axis=-1), value.dtype)
-            weights = random.dropout(weights, self.attention_dropout_rate, seed)
-            x = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
-        return self.projection(ops.reshape(x, shape))
+    def attend(self, x: Any, bias: Any, masks: Any, seed: Any = None) -> Any:
+        """Attends within each window of a piece.
+
+        Args:
+            x: (batch, windows, tokens, channels).
+            bias: What `position_bias` returned.
+            masks: (windows or 1, tokens, tokens), or None.
+            seed: Of the attention weights that are dropped, or None.
+        """
+        x = dot_product.attend(linear(self.qkv, x), bias, masks, self.attention_dropout_rate, seed)
+        return linear(self.projection, x)
+
+    def bytes_each(self, bias: Any) -> Any:
+        """Returns how many bytes of intermediate values `attend` needs for a window."""
+        tokens = ops.shape(bias)[-1]
+        channels = self.projection.units
+        weights = 0 if keras.backend.backend() == "torch" else dot_product.weights_bytes(bias)  # fused: never written
+        return weights + 4 * 5 * tokens * channels  # query, key, value, the attended before and after the projection
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)

@@ -1,6 +1,5 @@
 """The transformer block of Video Swin, and a stage of them."""
 
-import math
 from typing import Any
 
 import keras
@@ -9,6 +8,7 @@ from keras import ops
 from videoswin_keras.nn import pieces, random, windows
 from videoswin_keras.nn.attention import WindowAttention
 from videoswin_keras.nn.composite import CompositeLayer
+from videoswin_keras.nn.linear import gelu, linear, linear_gelu
 
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")
@@ -103,36 +103,52 @@ class VideoSwinBlock(CompositeLayer):
         rates = (self.drop_path_rate, self.projection_dropout_rate, self.projection_dropout_rate, self.drop_path_rate)
         seeds = random.draw_seeds(self.seed_generator, rates, training)
         attention_seeds = self.attention.draw_seeds(training)
+        float8 = self.mlp_expansion.quantization_mode == "float8"  # one scale for all tokens
 
         def transform(x: Any) -> Any:
             path_seed, hidden_seed, output_seed, mlp_path_seed = seeds
-            attended = self._attend(self.attention_norm(x), attention_seeds)
-            x = x + random.drop_path(attended, self.drop_path_rate, path_seed)
-            output = self._mlp(x, hidden_seed)
+            tiling = windows.Tiling(tuple(ops.shape(x)[1:4]), self.window_size, self.shifted)
+            if tiling.is_exact and not training and not float8:
+                return self._infer(x, tiling)
+            attended = tiling.cut(self.attention_norm(x))
+            attended = self.attention(attended, seam=tiling.seam, training=training, seeds=attention_seeds)
+            x = x + random.drop_path(tiling.join(attended), self.drop_path_rate, path_seed)
+            if training or float8:
+                output = self._train_mlp(x, hidden_seed)
+            else:
+                output = pieces.over_tokens(self._mlp, x, self._mlp_bytes())
             output = random.dropout(output, self.projection_dropout_rate, output_seed)
             return x + random.drop_path(output, self.drop_path_rate, mlp_path_seed)
 
         return keras.remat(transform)(x) if self.use_rematerialization and training else transform(x)
 
-    def _mlp(self, x: Any, seed: Any) -> Any:
-        def mlp(x: Any) -> Any:
-            hidden = ops.gelu(self.mlp_expansion(self.mlp_norm(x)), approximate=False)
-            return self.mlp_projection(random.dropout(hidden, self.projection_dropout_rate, seed))
+    def _infer(self, x: Any, tiling: windows.Tiling) -> Any:
+        """Computes the whole block window by window, where nothing is dropped and windows have no padding."""
+        bias = self.attention.position_bias(tiling.tokens)
 
-        if seed is not None or self.mlp_expansion.quantization_mode == "float8":  # one draw, one scale for all tokens
-            return mlp(x)
+        def transform(x: Any, masks: Any) -> Any:
+            x = x + self.attention.attend(self.attention_norm(x), bias, masks)
+            return x + self._mlp(x)
+
+        each = max(self.attention.bytes_each(bias), tiling.tokens * self._mlp_bytes())
+        return tiling.join(pieces.over_windows(transform, tiling.cut(x), tiling.seam, each))
+
+    def _mlp(self, x: Any) -> Any:
+        return linear(self.mlp_projection, linear_gelu(self.mlp_expansion, self.mlp_norm(x)))
+
+    def _mlp_bytes(self) -> int:
+        """Returns how many bytes of intermediate values `_mlp` needs for a token."""
         # The normalised, the hidden layer before and after its activation, and the output.
-        return pieces.over_tokens(mlp, x, 4 * (2 * ops.shape(x)[-1] + 2 * self.mlp_expansion.units))
+        return 4 * (2 * self.mlp_projection.units + 2 * self.mlp_expansion.units)
 
-    def _attend(self, x: Any, seeds: tuple) -> Any:
-        size = tuple(ops.shape(x)[1:4])
-        window, shift = windows.clip_window(size, self.window_size, self.shifted)
-        padded = windows.padded_size(size, window)
-        x = windows.roll(windows.pad_to(x, padded), shift)
-        seam = windows.seam(padded, window, shift)
-        per_clip = math.prod(length // side for length, side in zip(padded, window, strict=True))
-        x = self.attention(windows.partition(x, window), seam=seam, seeds=seeds, per_clip=per_clip)
-        return windows.crop_to(windows.unroll(windows.merge(x, window, padded), shift), size)
+    def _train_mlp(self, x: Any, seed: Any) -> Any:
+        def project(hidden: Any) -> Any:
+            return linear(self.mlp_projection, random.dropout(gelu(hidden), self.projection_dropout_rate, seed))
+
+        hidden = linear(self.mlp_expansion, self.mlp_norm(x))
+        # The activation is computed again in the backward pass: XLA would keep several layers of its size.
+        # PyTorch keeps one, and would take longer.
+        return project(hidden) if keras.backend.backend() == "torch" else keras.remat(project)(hidden)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return tuple(input_shape)

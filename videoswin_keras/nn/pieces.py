@@ -7,17 +7,20 @@ are large: there they only bound what is held at once.
 
 import contextlib
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from videoswin_keras.nn import windows
 
-PIECE_BYTES = {"cpu": 16 * 2**20, "gpu": 256 * 2**20}  # of intermediate values
+# Of intermediate values. PyTorch's own fused functions keep most of theirs in the cache, however large the piece.
+PIECE_BYTES = {"cpu": (64 if keras.backend.backend() == "torch" else 16) * 2**20, "gpu": 256 * 2**20}
 
 _is_whole = ContextVar("_is_whole", default=False)
 
@@ -93,8 +96,8 @@ def over_windows(function: Callable[[Any, Any], Any], x: Any, seam: windows.Seam
         bytes_each: Bytes of intermediate values that a window needs.
     """
     length = piece_length(x, ops.shape(x)[1], bytes_each)
-    if keras.backend.backend() == "torch" and seam is not None and seam.groups and not _is_whole.get():
-        return _by_mask(function, x, seam.groups, length)
+    if keras.backend.backend() == "torch" and seam and isinstance(seam.kinds, np.ndarray) and not _is_whole.get():
+        return _by_mask(function, x, seam, length)
     if length is None:
         return function(x, None if seam is None else ops.take(seam.masks, seam.kinds, axis=0))
     pieces = _cut(x, length)
@@ -122,14 +125,13 @@ def _map(function: Callable[[Any], Any], pieces: Any) -> Any:
     return ops.map(function, pieces)
 
 
-def _by_mask(function: Callable[[Any, Any], Any], x: Any, groups: Any, length: int | None) -> Any:
-    """Takes the windows of one mask together: PyTorch's fused attention is fast where all have the same bias."""
-    outputs, order = [], []
-    for mask, places in groups:
-        step = length or len(places)
-        for begin in range(0, len(places), step):
-            some = places[begin : begin + step]
-            outputs.append(function(ops.take(x, some, axis=1), mask))
-            order += some
-    back = sorted(range(len(order)), key=order.__getitem__)
-    return ops.take(ops.concatenate(outputs, axis=1), back, axis=1)
+def _by_mask(function: Callable[[Any, Any], Any], x: Any, seam: windows.Seam, length: int | None) -> Any:
+    """Takes windows of one mask together: PyTorch's fused attention is fast where all have the same bias."""
+    outputs, begin = [], 0
+    for kind, same in itertools.groupby(seam.kinds):
+        end = begin + len(list(same))
+        mask = seam.masks[kind : kind + 1] if seam.masks[kind].any() else None
+        for first in range(begin, end, length or end):
+            outputs.append(function(x[:, first : min(first + length, end) if length else end], mask))
+        begin = end
+    return ops.concatenate(outputs, axis=1)

@@ -35,7 +35,7 @@ def _drop(x: Any, rate: float, seed: Any, shape: tuple) -> Any:
     if seed is None or rate == 0:
         return x
     kept = keras.random.uniform(shape, seed=DrawnSeed(seed)) >= rate
-    return ops.where(kept, x / (1 - rate), ops.zeros((), x.dtype))
+    return x * ops.cast(ops.cast(kept, "float32") / (1 - rate), x.dtype)
 
 
 def draw_seeds(generator: keras.random.SeedGenerator, rates: tuple[float, ...], training: bool | None) -> tuple:

@@ -158,36 +158,99 @@ class Seam:
 
     Attributes:
         masks: float32 (kinds, tokens, tokens): 0 where two tokens may see each other, −100 where not.
-        kinds: int32 (windows,): the mask of each window. Where sizes are known there are at most eight masks.
-        groups: Each mask as (1, tokens, tokens), or None where it is all zeros, with the places of the windows that
-            have it; empty where sizes are not known.
+        kinds: int32 (windows,): the mask of each window. Where sizes are known there are at most eight masks, the first
+            of them all zeros, and windows of the same mask follow each other.
     """
 
     masks: Any
     kinds: Any
-    groups: tuple[tuple[np.ndarray | None, list[int]], ...] = ()
 
 
-def seam(padded: Size, window: Size, shift: Size) -> Seam | None:
-    """Returns the masks of shifted windows; None where nothing is shifted.
+class Tiling:
+    """How a feature map is cut into windows, and put together again.
 
-    After a cyclic shift the last window along an axis holds tokens from both ends of the clip; they must not
-    attend to each other.
+    After a cyclic shift the last window along an axis holds tokens from both ends of the clip; they must not attend to
+    each other, which `seam` says.
+
+    Args:
+        size: (frames, height, width) of the feature map.
+        window_size: (frames, height, width) of a full window.
+        shifted: Whether windows are shifted by half their size.
+
+    Attributes:
+        is_exact: Whether it is known that every token of a window is one of the feature map, none is padding.
+        seam: A `Seam`; None where nothing is shifted.
     """
-    if is_static(*padded, *window, *shift):
-        return _static_seam(padded, window, shift) if any(shift) else None
+
+    def __init__(self, size: Size, window_size: tuple[int, int, int], shifted: bool):
+        self.size = size
+        self.window, self.shift = clip_window(size, window_size, shifted)
+        self.padded = padded_size(size, self.window)
+        self.is_static = is_static(*size)
+        self.is_exact = self.is_static and self.padded == tuple(size)
+        self.tokens = math.prod(self.window)
+        self.seam = _static_seam(*self._key)[0] if self.is_static else _seam(*self._key)
+
+    @property
+    def _key(self) -> tuple[Size, Size, Size]:
+        return self.padded, self.window, self.shift
+
+    def cut(self, x: Any) -> Any:
+        """(batch, frames, height, width, channels) → (batch, windows, tokens, channels)."""
+        batch, *_, channels = ops.shape(x)
+        x = pad_to(x, self.padded)
+        if self.is_static:
+            x = _taken(ops.reshape(x, (batch, math.prod(self.padded), channels)), _places(*self._key))
+        else:
+            x = partition(roll(x, self.shift), self.window)
+        return ops.reshape(x, (batch, math.prod(self.padded) // self.tokens, self.tokens, channels))
+
+    def join(self, x: Any) -> Any:
+        """Undoes `cut`."""
+        batch, count, tokens, channels = ops.shape(x)
+        if self.is_static:
+            x = _taken(ops.reshape(x, (batch, count * tokens, channels)), _places_back(self.size, *self._key))
+            return ops.reshape(x, (batch, *self.size, channels))
+        # Not `tokens`: tf2onnx makes a wrong reshape where a size of the very tensor moves to another axis.
+        x = merge(ops.reshape(x, (batch * count, self.tokens, channels)), self.window, self.padded)
+        return crop_to(unroll(x, self.shift), self.size)
+
+
+def _taken(x: Any, places: np.ndarray) -> Any:
+    """One copy, whatever the geometry; none where every token stays where it is."""
+    return x if np.array_equal(places, np.arange(ops.shape(x)[1])) else ops.take(x, places, axis=1)
+
+
+@functools.lru_cache(maxsize=64)
+def _places(padded: Size, window: Size, shift: Size) -> np.ndarray:
+    """Returns int32 (tokens,): where each token of the windows, one window after the other, is in the padded clip."""
+    places = np.arange(math.prod(padded), dtype="int32").reshape(1, *padded, 1)
+    places = np.roll(places, [-amount for amount in shift], axis=(1, 2, 3))
+    return partition(places, window, np)[_static_seam(padded, window, shift)[1]].reshape(-1)
+
+
+@functools.lru_cache(maxsize=64)
+def _places_back(size: Size, padded: Size, window: Size, shift: Size) -> np.ndarray:
+    """Returns int32 (tokens,): where each token of the clip, without its padding, is in the windows."""
+    frames, height, width = size
+    back = np.argsort(_places(padded, window, shift)).astype("int32")
+    return back.reshape(padded)[:frames, :height, :width].reshape(-1)
+
+
+@functools.lru_cache(maxsize=64)
+def _static_seam(padded: Size, window: Size, shift: Size) -> tuple[Seam | None, np.ndarray]:
+    """Returns the seam, and int (windows,): the windows ordered by their masks."""
+    regions, kinds = np.unique(_regions(np, padded, window, shift), axis=0, return_inverse=True)
+    kinds = kinds.reshape(-1).astype("int32")
+    order = np.argsort(kinds, stable=True)
+    return Seam(_masks(np, regions), kinds[order]) if any(shift) else None, order
+
+
+def _seam(padded: Size, window: Size, shift: Size) -> Seam | None:
     if is_static(*shift) and not any(shift):
         return None
     masks = _masks(ops, _regions(ops, padded, window, shift))
     return Seam(masks, ops.arange(ops.shape(masks)[0], dtype="int32"))
-
-
-@functools.lru_cache(maxsize=64)
-def _static_seam(padded: Size, window: Size, shift: Size) -> Seam:
-    regions, kinds = np.unique(_regions(np, padded, window, shift), axis=0, return_inverse=True)
-    masks, kinds = _masks(np, regions), kinds.reshape(-1).astype("int32")
-    groups = ((mask[None] if mask.any() else None, np.flatnonzero(kinds == kind)) for kind, mask in enumerate(masks))
-    return Seam(masks, kinds, tuple((mask, places.tolist()) for mask, places in groups))
 
 
 def _regions(xp: Any, padded: Size, window: Size, shift: Size) -> Any:

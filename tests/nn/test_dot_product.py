@@ -1,0 +1,58 @@
+"""The attention of windows against plain numpy, its own gradient against that of plain operations."""
+
+import numpy as np
+import pytest
+from gradients import gradients_of
+from keras import ops
+
+from videoswin_keras.nn import dot_product
+
+BATCH, WINDOWS, TOKENS, HEADS, WIDTH = 2, 3, 10, 2, 4
+
+
+def inputs(num_masks):
+    generator = np.random.default_rng(0)
+    qkv = generator.normal(size=(BATCH, WINDOWS, TOKENS, 3 * HEADS * WIDTH)).astype("float32")
+    bias = generator.normal(size=(HEADS, TOKENS, TOKENS)).astype("float32")
+    masks = np.where(generator.random((num_masks, TOKENS, TOKENS)) < 0.3, -100, 0).astype("float32")
+    return qkv, bias, masks if num_masks else None
+
+
+def by_hand(qkv, bias, masks):
+    """One window and one head at a time, in float64."""
+    outputs = np.zeros((BATCH, WINDOWS, TOKENS, HEADS, WIDTH))
+    parts = qkv.reshape(BATCH, WINDOWS, TOKENS, 3, HEADS, WIDTH).astype("float64")
+    for clip, window, head in np.ndindex(BATCH, WINDOWS, HEADS):
+        query, key, value = (parts[clip, window, :, part, head] for part in range(3))
+        logits = query @ key.T / np.sqrt(WIDTH) + bias[head]
+        if masks is not None:
+            logits = logits + masks[window % len(masks)]
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        outputs[clip, window, :, head] = weights / weights.sum(axis=1, keepdims=True) @ value
+    return outputs.reshape(BATCH, WINDOWS, TOKENS, HEADS * WIDTH)
+
+
+@pytest.mark.parametrize("num_masks", [0, 1, WINDOWS])
+@pytest.mark.parametrize("function", [dot_product.attend, dot_product.attend_recomputing])
+def test_outputs(function, num_masks):
+    outputs = function(*(None if x is None else ops.convert_to_tensor(x) for x in inputs(num_masks)))
+    np.testing.assert_allclose(ops.convert_to_numpy(outputs), by_hand(*inputs(num_masks)), atol=2e-6)
+
+
+@pytest.mark.parametrize("num_masks", [0, 1, WINDOWS])
+def test_gradients(num_masks):
+    qkv, bias, masks = inputs(num_masks)
+    sought = np.random.default_rng(1).normal(size=(BATCH, WINDOWS, TOKENS, HEADS * WIDTH)).astype("float32")
+
+    def loss(qkv, bias):
+        return ops.sum(ops.convert_to_tensor(sought) * dot_product.attend_recomputing(qkv, bias, masks))
+
+    found = gradients_of(loss, qkv, bias)
+    for place, values in enumerate((qkv, bias)):  # by finite differences of what is computed by hand
+        for index in np.random.default_rng(2).integers(values.size, size=40):
+            arguments, differences = [qkv.astype("float64"), bias.astype("float64")], []
+            for step in (1e-4, -2e-4):
+                arguments[place].reshape(-1)[index] += step
+                differences.append((sought * by_hand(*arguments, masks)).sum())
+            expected = (differences[0] - differences[1]) / 2e-4
+            np.testing.assert_allclose(found[place].reshape(-1)[index], expected, atol=2e-5)

@@ -1,0 +1,141 @@
+"""Attention of a few windows: the products of query, key and value, and the softmax between them.
+
+A window of 392 tokens has 392 × 392 attention weights for each head: as many values as the rest of its block. So in
+training they are not kept for the backward pass but computed again there (`attend_recomputing`), as fused attention
+does on a GPU. The gradient of the position bias rules out the fused ones: on PyTorch they have none for it.
+
+Source: sections 3.1 and B of arXiv 2205.14135.
+"""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from videoswin_keras.nn import random
+
+
+def attend(qkv: Any, bias: Any, masks: Any, dropout_rate: float = 0.0, seed: Any = None) -> Any:
+    """Returns what the tokens of each window attend to.
+
+    Args:
+        qkv: (batch, windows, tokens, 3 · channels), floating: query, key and value, each head by head.
+        bias: (heads, tokens, tokens), of the same dtype: added to the products of query and key.
+        masks: (windows or 1, tokens, tokens), or None: added as well.
+        dropout_rate: At which attention weights are dropped.
+        seed: Of what is dropped; None drops nothing.
+
+    Returns:
+        (batch, windows, tokens, channels).
+    """
+    query, key, value = _split(qkv, bias)
+    if keras.backend.backend() == "torch" and seed is None:  # whose attention is fused; elsewhere this is slower
+        bias = ops.expand_dims(bias, 0)
+        if masks is not None:
+            bias = bias + ops.expand_dims(ops.cast(masks, bias.dtype), 1)
+            bias = bias if masks.shape[0] == 1 else ops.tile(bias, (ops.shape(qkv)[0], 1, 1, 1))
+        import torch
+
+        return _joined(torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias), qkv)
+    weights, total = _weights(query, key, bias, masks)
+    weights = random.dropout(ops.cast(weights, value.dtype), dropout_rate, seed)
+    outputs = ops.matmul(weights, value) if total is None else _divided(ops.matmul(weights, value), total)
+    return _joined(outputs, qkv)
+
+
+def attend_recomputing(qkv: Any, bias: Any, masks: Any) -> Any:
+    """Does what `attend` does; the backward pass computes the attention weights again. No forward-mode derivatives."""
+    if masks is None:
+        return ops.custom_gradient(_with_gradient)(qkv, bias)
+    return ops.custom_gradient(_with_gradient)(qkv, bias, ops.convert_to_tensor(masks))
+
+
+def weights_bytes(bias: Any) -> Any:
+    """Returns the bytes of a window's attention weights."""
+    return 4 * math.prod(ops.shape(bias))
+
+
+def _with_gradient(qkv: Any, bias: Any, masks: Any = None) -> tuple[Any, Any]:
+    # PyTorch's fused attention wants a bias that needs no gradient, though nothing is recorded here.
+    outputs = attend(qkv, ops.stop_gradient(bias), masks)
+    if keras.backend.backend() == "torch":  # hands the arguments over; held by a closure they would outlive their use
+        return outputs, _gradients
+    return outputs, lambda upstream: _gradients(qkv, bias, masks, upstream=upstream)
+
+
+def _gradients(qkv: Any, bias: Any, masks: Any = None, *, upstream: Any) -> tuple:
+    heads = ops.shape(bias)[0]
+    query, key, value = _split(qkv, bias)
+    weights, total = _weights(query, key, bias, masks)
+    weights = weights if total is None else weights / total
+    upstream = _heads(upstream, heads)
+    d_value = ops.matmul(_turned(ops.cast(weights, value.dtype)), upstream)
+    d_logits = _through_softmax(ops.cast(ops.matmul(upstream, _turned(value)), weights.dtype), weights)
+    d_bias = _sum_over_windows(d_logits)
+    d_logits = ops.cast(d_logits, qkv.dtype)
+    scale = ops.shape(query)[-1] ** -0.5
+    d_query, d_key = ops.matmul(d_logits, key * scale), ops.matmul(_turned(d_logits), query * scale)
+    d_qkv = ops.stack([ops.transpose(x, (0, 2, 1, 3)) for x in (d_query, d_key, d_value)], axis=2)
+    found = ops.reshape(d_qkv, ops.shape(qkv)), ops.cast(d_bias, bias.dtype)
+    return found if masks is None else (*found, ops.zeros_like(masks))
+
+
+def _weights(query: Any, key: Any, bias: Any, masks: Any) -> tuple[Any, Any]:
+    """Returns attention weights, float32 (windows, heads, tokens, tokens), and what they are to be divided by."""
+    logits = ops.matmul(query * ops.shape(query)[-1] ** -0.5, _turned(key)) + bias
+    if masks is not None:
+        count, heads, tokens, _ = shape = ops.shape(logits)
+        kinds = ops.shape(masks)[0]
+        logits = ops.reshape(logits, (count // kinds, kinds, heads, tokens, tokens))
+        logits = ops.reshape(logits + ops.expand_dims(ops.cast(masks, logits.dtype), 1), shape)
+    logits = ops.cast(logits, "float32")
+    if keras.backend.backend() != "jax":
+        return ops.softmax(logits, axis=-1), None
+    weights = ops.exp(logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True)))
+    return weights, ops.sum(weights, axis=-1, keepdims=True)  # XLA is faster where outputs are divided, not weights
+
+
+def _through_softmax(gradient: Any, weights: Any) -> Any:
+    """Returns the gradient of the logits, from that of the softmax and from the softmax itself."""
+    if keras.backend.backend() == "torch":  # one pass for four
+        import torch
+
+        return torch._softmax_backward_data(gradient, weights, -1, weights.dtype)
+    gradient = weights * gradient
+    return gradient - weights * ops.sum(gradient, axis=-1, keepdims=True)
+
+
+def _divided(outputs: Any, total: Any) -> Any:
+    return ops.cast(ops.cast(outputs, total.dtype) / total, outputs.dtype)
+
+
+def _sum_over_windows(x: Any) -> Any:
+    """Sums over the first axis, as a product: XLA's own sum is eighty times slower on a CPU."""
+    count, *shape = ops.shape(x)
+    return ops.reshape(ops.matmul(ops.ones((1, count), x.dtype), ops.reshape(x, (count, -1))), shape)
+
+
+def _split(qkv: Any, bias: Any) -> tuple[Any, Any, Any]:
+    """Returns query, key and value, each (batch · windows, heads, tokens, width)."""
+    batch, count, _, channels = ops.shape(qkv)
+    heads, tokens, _ = ops.shape(bias)  # its tokens, for tf2onnx: see `windows.Tiling.join`
+    qkv = ops.reshape(qkv, (batch * count, tokens, 3, heads, channels // (3 * heads)))
+    qkv = ops.transpose(qkv, (2, 0, 3, 1, 4))
+    return qkv[0], qkv[1], qkv[2]
+
+
+def _heads(x: Any, heads: int) -> Any:
+    """(batch, windows, tokens, channels) → (batch · windows, heads, tokens, width)."""
+    batch, count, tokens, channels = ops.shape(x)
+    return ops.transpose(ops.reshape(x, (batch * count, tokens, heads, channels // heads)), (0, 2, 1, 3))
+
+
+def _joined(x: Any, qkv: Any) -> Any:
+    """(batch · windows, heads, tokens, width) → (batch, windows, tokens, channels)."""
+    batch, count, tokens, channels = ops.shape(qkv)
+    return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (batch, count, tokens, channels // 3))
+
+
+def _turned(x: Any) -> Any:
+    return ops.transpose(x, (0, 1, 3, 2))
