@@ -182,9 +182,6 @@ class Process:
     def __init__(self, implementation: str, cell: Cell, calls: int):
         environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3"}
         environment["KERAS_BACKEND"] = implementation if implementation in OURS else "torch"
-        if implementation == "jax" and cell.remat:  # else XLA keeps on a CPU what could be computed again
-            flag = "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
-            environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
         command = [sys.executable, __file__, "--worker", implementation, json.dumps(asdict(cell)), str(calls)]
         self.pipes = subprocess.Popen(
             command,

@@ -5,7 +5,7 @@ import pytest
 from gradients import gradients_of
 from keras import ops
 
-from videoswin_keras.nn import dot_product
+from videoswin_keras.nn import dot_product, pieces, windows
 
 BATCH, WINDOWS, TOKENS, HEADS, WIDTH = 2, 3, 10, 2, 4
 
@@ -32,20 +32,29 @@ def by_hand(qkv, bias, masks):
     return outputs.reshape(BATCH, WINDOWS, TOKENS, HEADS * WIDTH)
 
 
-@pytest.mark.parametrize("num_masks", [0, 1, WINDOWS])
-@pytest.mark.parametrize("function", [dot_product.attend, dot_product.attend_recomputing])
-def test_outputs(function, num_masks):
-    outputs = function(*(None if x is None else ops.convert_to_tensor(x) for x in inputs(num_masks)))
-    np.testing.assert_allclose(ops.convert_to_numpy(outputs), by_hand(*inputs(num_masks)), atol=2e-6)
+def seam_of(masks):
+    return None if masks is None else windows.Seam(masks, np.arange(WINDOWS, dtype="int32") % len(masks))
 
 
 @pytest.mark.parametrize("num_masks", [0, 1, WINDOWS])
-def test_gradients(num_masks):
+def test_outputs(num_masks):
+    qkv, bias, masks = inputs(num_masks)
+    tensors = [None if x is None else ops.convert_to_tensor(x) for x in (qkv, bias, masks)]
+    expected = by_hand(qkv, bias, masks)
+    np.testing.assert_allclose(ops.convert_to_numpy(dot_product.attend(*tensors)), expected, atol=2e-6)
+    recomputing = dot_product.attend_recomputing(*tensors[:2], seam_of(masks))
+    np.testing.assert_allclose(ops.convert_to_numpy(recomputing), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("num_masks", [0, 1, WINDOWS])
+@pytest.mark.parametrize("piece_windows", [None, 1])
+def test_gradients(num_masks, piece_windows, monkeypatch):
+    monkeypatch.setattr(pieces, "piece_length", lambda *_: piece_windows)
     qkv, bias, masks = inputs(num_masks)
     sought = np.random.default_rng(1).normal(size=(BATCH, WINDOWS, TOKENS, HEADS * WIDTH)).astype("float32")
 
     def loss(qkv, bias):
-        return ops.sum(ops.convert_to_tensor(sought) * dot_product.attend_recomputing(qkv, bias, masks))
+        return ops.sum(ops.convert_to_tensor(sought) * dot_product.attend_recomputing(qkv, bias, seam_of(masks)))
 
     found = gradients_of(loss, qkv, bias)
     for place, values in enumerate((qkv, bias)):  # by finite differences of what is computed by hand

@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from gradients import gradients_of
 from keras import ops
 
 from videoswin_keras.nn.linear import linear, linear_gelu
@@ -44,6 +45,21 @@ def test_low_rank_weights_are_added(records_gradients):
     x = ops.ones((2, 5))
     with recording(records_gradients):
         np.testing.assert_allclose(ops.convert_to_numpy(linear(layer, x)), ops.convert_to_numpy(layer(x)), atol=1e-6)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("trainable", [True, False])
+def test_gradients(use_bias, trainable):
+    layer = dense(use_bias)
+    layer.trainable = trainable
+    generator = np.random.default_rng(0)
+    x, sought = (generator.normal(size=(2, 3, width)).astype("float32") for width in (5, 7))
+    (found,) = gradients_of(lambda x: ops.sum(ops.convert_to_tensor(sought) * linear(layer, x)), x)
+    np.testing.assert_allclose(found, sought @ layer.get_weights()[0].T, atol=2e-6)
+    if keras.backend.backend() == "torch":  # elsewhere it is Keras's own layer
+        expected = [np.einsum("bti,bto->io", x, sought), sought.sum((0, 1))]
+        for variable, gradient in zip(layer.trainable_variables, expected, strict=False):
+            np.testing.assert_allclose(variable.value.grad.numpy(), gradient, atol=2e-6)
 
 
 def test_quantized():

@@ -5,6 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
+from gradients import gradients_of
 from keras import ops
 
 from videoswin_keras.nn import windows
@@ -97,7 +98,7 @@ def brute_force_windows(size, window, shift):
     return masks
 
 
-@pytest.mark.parametrize(
+SIZES = pytest.mark.parametrize(
     ("size", "window", "shift"),
     [
         ((4, 6, 6), (2, 3, 3), (1, 1, 1)),
@@ -107,6 +108,21 @@ def brute_force_windows(size, window, shift):
         ((5, 6, 4), (2, 3, 3), None),
     ],
 )
+
+
+@SIZES
+def test_the_gradient_of_cutting_is_joining(size, window, shift):
+    tiling = windows.Tiling(size, (2, 3, 3), shifted=shift is not None)
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(2, *size, 4)).astype("float32")
+    parts = generator.normal(size=ops.shape(tiling.cut(x))).astype("float32")
+    (gradient,) = gradients_of(lambda x: ops.sum(ops.convert_to_tensor(parts) * tiling.cut(x)), x)
+    np.testing.assert_array_equal(gradient, ops.convert_to_numpy(tiling.join(parts)))
+    (gradient,) = gradients_of(lambda parts: ops.sum(ops.convert_to_tensor(x) * tiling.join(parts)), parts)
+    np.testing.assert_array_equal(gradient, ops.convert_to_numpy(tiling.cut(x)))
+
+
+@SIZES
 @pytest.mark.parametrize("is_known", [True, False] if keras.backend.backend() == "tensorflow" else [True])
 def test_tiling(size, window, shift, is_known):
     """On TensorFlow sizes can be unknown until run time."""

@@ -13,6 +13,7 @@ from videoswin_keras.atomic import replacing
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.configured import Configured
+from videoswin_keras.nn.gradients import remat
 from videoswin_keras.nn.memory import FeedbackAttentionMemory
 
 State = dict[str, dict[str, Any]]  # "stage4": {"queue": …, "filled": …}
@@ -140,7 +141,7 @@ class RecurrentVideoSwin(Configured, keras.Model):
             return output, queue, filled
 
         if training and _backbone(self.model).arguments["use_rematerialization"]:
-            remember = keras.remat(remember)
+            remember = remat(remember)
 
         def advance(index: Any, queue: Any, filled: Any) -> tuple:
             if training and self.bptt_clips is not None:

@@ -123,15 +123,11 @@ class WindowAttention(CompositeLayer):
         bias = self.position_bias(shape[-2])
         if attention_seed is not None or self.qkv.quantization_mode == "float8":  # one draw, one scale for all windows
             with pieces.whole():
-                x = pieces.over_windows(lambda x, masks: self.attend(x, bias, masks, attention_seed), x, seam, 0)
+                x = pieces.over_windows(lambda x, masks: self.attend(x, bias, masks, attention_seed), [x], seam, 0)
         elif training:  # the weights, and on the way back their gradients
-            each = 3 * dot_product.weights_bytes(bias)
-            x = pieces.over_windows(
-                lambda qkv, masks: dot_product.attend_recomputing(qkv, bias, masks), linear(self.qkv, x), seam, each
-            )
-            x = linear(self.projection, x)
+            x = linear(self.projection, dot_product.attend_recomputing(linear(self.qkv, x), bias, seam))
         else:
-            x = pieces.over_windows(lambda x, masks: self.attend(x, bias, masks), x, seam, self.bytes_each(bias))
+            x = pieces.over_windows(lambda x, masks: self.attend(x, bias, masks), [x], seam, self.bytes_each(bias))
         x = x if len(shape) == 4 else ops.squeeze(x, 0)
         return random.dropout(x, self.projection_dropout_rate, projection_seed)
 

@@ -1,5 +1,6 @@
 """The transformer block of Video Swin, and a stage of them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -8,6 +9,7 @@ from keras import ops
 from videoswin_keras.nn import pieces, random, windows
 from videoswin_keras.nn.attention import WindowAttention
 from videoswin_keras.nn.composite import CompositeLayer
+from videoswin_keras.nn.gradients import remat, remat_cheap, with_adjoint
 from videoswin_keras.nn.linear import gelu, linear, linear_gelu
 
 
@@ -110,17 +112,23 @@ class VideoSwinBlock(CompositeLayer):
             tiling = windows.Tiling(tuple(ops.shape(x)[1:4]), self.window_size, self.shifted)
             if tiling.is_exact and not training and not float8:
                 return self._infer(x, tiling)
-            attended = tiling.cut(self.attention_norm(x))
+            cut: Callable[[Any], Any] = tiling.cut
+            join: Callable[[Any], Any] = tiling.join
+            if training:
+                cut, join = with_adjoint(cut, join), with_adjoint(join, cut)
+            lean = remat_cheap if training and not float8 else lambda function: function
+            attended = lean(lambda x: cut(self.attention_norm(x)))(x)
             attended = self.attention(attended, seam=tiling.seam, training=training, seeds=attention_seeds)
-            x = x + random.drop_path(tiling.join(attended), self.drop_path_rate, path_seed)
+            x = x + random.drop_path(join(attended), self.drop_path_rate, path_seed)
             if training or float8:
-                output = self._train_mlp(x, hidden_seed)
+                hidden = lean(lambda x: linear(self.mlp_expansion, self.mlp_norm(x)))(x)
+                output = lean(lambda hidden: self._project(hidden, hidden_seed))(hidden)
             else:
                 output = pieces.over_tokens(self._mlp, x, self._mlp_bytes())
             output = random.dropout(output, self.projection_dropout_rate, output_seed)
             return x + random.drop_path(output, self.drop_path_rate, mlp_path_seed)
 
-        return keras.remat(transform)(x) if self.use_rematerialization and training else transform(x)
+        return remat(transform)(x) if self.use_rematerialization and training else transform(x)
 
     def _infer(self, x: Any, tiling: windows.Tiling) -> Any:
         """Computes the whole block window by window, where nothing is dropped and windows have no padding."""
@@ -131,7 +139,7 @@ class VideoSwinBlock(CompositeLayer):
             return x + self._mlp(x)
 
         each = max(self.attention.bytes_each(bias), tiling.tokens * self._mlp_bytes())
-        return tiling.join(pieces.over_windows(transform, tiling.cut(x), tiling.seam, each))
+        return tiling.join(pieces.over_windows(transform, [tiling.cut(x)], tiling.seam, each))
 
     def _mlp(self, x: Any) -> Any:
         return linear(self.mlp_projection, linear_gelu(self.mlp_expansion, self.mlp_norm(x)))
@@ -141,14 +149,8 @@ class VideoSwinBlock(CompositeLayer):
         # The normalised, the hidden layer before and after its activation, and the output.
         return 4 * (2 * self.mlp_projection.units + 2 * self.mlp_expansion.units)
 
-    def _train_mlp(self, x: Any, seed: Any) -> Any:
-        def project(hidden: Any) -> Any:
-            return linear(self.mlp_projection, random.dropout(gelu(hidden), self.projection_dropout_rate, seed))
-
-        hidden = linear(self.mlp_expansion, self.mlp_norm(x))
-        # The activation is computed again in the backward pass: XLA would keep several layers of its size.
-        # PyTorch keeps one, and would take longer.
-        return project(hidden) if keras.backend.backend() == "torch" else keras.remat(project)(hidden)
+    def _project(self, hidden: Any, seed: Any) -> Any:
+        return linear(self.mlp_projection, random.dropout(gelu(hidden), self.projection_dropout_rate, seed))
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return tuple(input_shape)

@@ -13,7 +13,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from videoswin_keras.nn import random
+from videoswin_keras.nn import pieces, random, windows
+from videoswin_keras.nn.gradients import with_gradients
 
 
 def attend(qkv: Any, bias: Any, masks: Any, dropout_rate: float = 0.0, seed: Any = None) -> Any:
@@ -44,11 +45,25 @@ def attend(qkv: Any, bias: Any, masks: Any, dropout_rate: float = 0.0, seed: Any
     return _joined(outputs, qkv)
 
 
-def attend_recomputing(qkv: Any, bias: Any, masks: Any) -> Any:
-    """Does what `attend` does; the backward pass computes the attention weights again. No forward-mode derivatives."""
-    if masks is None:
-        return ops.custom_gradient(_with_gradient)(qkv, bias)
-    return ops.custom_gradient(_with_gradient)(qkv, bias, ops.convert_to_tensor(masks))
+def attend_recomputing(qkv: Any, bias: Any, seam: windows.Seam | None) -> Any:
+    """Attends as `attend` does, in pieces; the backward pass computes the attention weights again.
+
+    No forward-mode derivatives.
+    """
+    each = 3 * weights_bytes(bias)  # on the way back: the weights, their gradients and those of the logits
+
+    def outputs(qkv: Any, bias: Any) -> Any:
+        bias = ops.stop_gradient(bias)  # PyTorch's fused attention wants it, though nothing is recorded here
+        return pieces.over_windows(lambda qkv, masks: attend(qkv, bias, masks), [qkv], seam, each)
+
+    def gradients(qkv: Any, bias: Any, upstream: Any) -> tuple[Any, Any]:
+        def of_windows(qkv: Any, upstream: Any, masks: Any) -> tuple[Any, Any]:
+            return _gradients(qkv, bias, masks, upstream)
+
+        d_qkv, d_bias = pieces.over_windows(of_windows, [qkv, upstream], seam, each, by_mask=False)
+        return d_qkv, ops.cast(d_bias, bias.dtype)
+
+    return with_gradients(outputs, gradients, qkv, bias)
 
 
 def weights_bytes(bias: Any) -> Any:
@@ -56,15 +71,8 @@ def weights_bytes(bias: Any) -> Any:
     return 4 * math.prod(ops.shape(bias))
 
 
-def _with_gradient(qkv: Any, bias: Any, masks: Any = None) -> tuple[Any, Any]:
-    # PyTorch's fused attention wants a bias that needs no gradient, though nothing is recorded here.
-    outputs = attend(qkv, ops.stop_gradient(bias), masks)
-    if keras.backend.backend() == "torch":  # hands the arguments over; held by a closure they would outlive their use
-        return outputs, _gradients
-    return outputs, lambda upstream: _gradients(qkv, bias, masks, upstream=upstream)
-
-
-def _gradients(qkv: Any, bias: Any, masks: Any = None, *, upstream: Any) -> tuple:
+def _gradients(qkv: Any, bias: Any, masks: Any, upstream: Any) -> tuple[Any, Any]:
+    """Returns the gradients of `qkv`, and in float32 of `bias`."""
     heads = ops.shape(bias)[0]
     query, key, value = _split(qkv, bias)
     weights, total = _weights(query, key, bias, masks)
@@ -77,8 +85,7 @@ def _gradients(qkv: Any, bias: Any, masks: Any = None, *, upstream: Any) -> tupl
     scale = ops.shape(query)[-1] ** -0.5
     d_query, d_key = ops.matmul(d_logits, key * scale), ops.matmul(_turned(d_logits), query * scale)
     d_qkv = ops.stack([ops.transpose(x, (0, 2, 1, 3)) for x in (d_query, d_key, d_value)], axis=2)
-    found = ops.reshape(d_qkv, ops.shape(qkv)), ops.cast(d_bias, bias.dtype)
-    return found if masks is None else (*found, ops.zeros_like(masks))
+    return ops.reshape(d_qkv, ops.shape(qkv)), d_bias
 
 
 def _weights(query: Any, key: Any, bias: Any, masks: Any) -> tuple[Any, Any]:

@@ -1,6 +1,5 @@
 """Dense layers, with an exact GELU where one follows, as each backend computes them fastest."""
 
-import functools
 from typing import Any
 
 import keras
@@ -33,28 +32,15 @@ def _torch_linear(layer: keras.layers.Dense, x: Any, with_gelu: bool) -> Any:
     """Adds the bias within the product, which Keras does after it."""
     import torch
 
-    kernel = torch.t(ops.convert_to_tensor(layer.kernel))
+    from videoswin_keras.nn import torch_functions
+
+    kernel = ops.convert_to_tensor(layer.kernel)
     bias = None if layer.bias is None else ops.convert_to_tensor(layer.bias)
     x = ops.cast(x, kernel.dtype)
-    if _has_onednn() and x.device.type == "cpu" and x.dtype == torch.float32 and _is_plain_inference():
-        return torch.ops.mkldnn._linear_pointwise(x, kernel, bias, "gelu" if with_gelu else "none", [], "none")
-    x = torch.nn.functional.linear(x, kernel, bias)
+    if not torch_functions.takes_onednn(x):
+        x = torch.nn.functional.linear(x, kernel.t(), bias)
+    elif torch.is_grad_enabled():
+        x = torch_functions.OneDnnLinear.apply(x, kernel, bias)
+    else:
+        return torch_functions.onednn_linear(x, kernel.t(), bias, "gelu" if with_gelu else "none")
     return gelu(x) if with_gelu else x
-
-
-@functools.cache
-def _has_onednn() -> bool:
-    """Whether PyTorch can call oneDNN's product of float32 matrices, a tenth faster than its own and with the GELU.
-
-    It is what `torch.compile` calls; it has no gradient.
-    """
-    import torch
-
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-
-
-def _is_plain_inference() -> bool:
-    """Whether PyTorch neither records gradients nor traces a program."""
-    import torch
-
-    return not torch.is_grad_enabled() and not torch.compiler.is_compiling()

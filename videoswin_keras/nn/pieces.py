@@ -81,30 +81,93 @@ def over_tokens(function: Callable[[Any], Any], x: Any, bytes_each: int) -> Any:
     length = piece_length(x, count, bytes_each)
     if length is None:
         return function(x)
-    pieces = _cut(ops.reshape(x, (shape[0], count, shape[4])), length)
-    return ops.reshape(_joined(_map(function, pieces)), shape)
+    x = ops.reshape(x, (shape[0], count, shape[4]))
+    if keras.backend.backend() == "torch":
+        x = _one_by_one(lambda piece, _: function(piece), [x], None, length)
+    else:
+        x = _in_a_loop(lambda piece, _: function(piece), [x], None, length)
+    return ops.reshape(x, shape)
 
 
-def over_windows(function: Callable[[Any, Any], Any], x: Any, seam: windows.Seam | None, bytes_each: Any) -> Any:
-    """Returns `function(x, masks)`, computed in pieces.
+def over_windows(
+    function: Callable, arrays: list, seam: windows.Seam | None, bytes_each: Any, by_mask: bool = True
+) -> Any:
+    """Returns `function(*arrays, masks)`, computed in pieces.
 
     Args:
-        function: From (batch, windows, tokens, channels), and masks (windows or 1, tokens, tokens) or None where there
-            are none, to the shape of the first; each window alone.
-        x: (batch, windows, tokens, channels).
+        function: Takes pieces of the arrays, and masks (windows or 1, tokens, tokens), None where there are none.
+            Returns what has the shape of the first, or fewer channels, each window alone; or a tuple of that and of a
+            tensor that is summed over the pieces.
+        arrays: Each (batch, windows, tokens, channels), the first with the most channels.
         seam: The masks of the windows, or None.
         bytes_each: Bytes of intermediate values that a window needs.
+        by_mask: Whether on PyTorch only windows of one mask are taken together, where its fused attention is fast.
     """
-    length = piece_length(x, ops.shape(x)[1], bytes_each)
-    if keras.backend.backend() == "torch" and seam and isinstance(seam.kinds, np.ndarray) and not _is_whole.get():
-        return _by_mask(function, x, seam, length)
+    length = piece_length(arrays[0], ops.shape(arrays[0])[1], bytes_each)
+    by_mask = by_mask and seam is not None and isinstance(seam.kinds, np.ndarray) and not _is_whole.get()
+    if keras.backend.backend() == "torch" and (length or by_mask):
+        return _one_by_one(function, arrays, seam, length)
     if length is None:
-        return function(x, None if seam is None else ops.take(seam.masks, seam.kinds, axis=0))
-    pieces = _cut(x, length)
-    if seam is None:
-        return _joined(_map(lambda piece: function(piece, None), pieces))
-    masks, kinds = ops.convert_to_tensor(seam.masks), ops.reshape(seam.kinds, (len(seam.kinds) // length, length))
-    return _joined(ops.map(lambda piece: function(piece[0], ops.take(masks, piece[1], axis=0)), (pieces, kinds)))
+        return function(*arrays, None if seam is None else ops.take(seam.masks, seam.kinds, axis=0))
+    return _in_a_loop(function, arrays, seam, length)
+
+
+def _one_by_one(function: Callable, arrays: list, seam: windows.Seam | None, length: int | None) -> Any:
+    """Takes windows of one mask together, at most `length` of them."""
+    outputs: list = []
+    total, begin = None, 0
+    for kind, same in itertools.groupby([0] * ops.shape(arrays[0])[1] if seam is None else seam.kinds):
+        end = begin + len(list(same))
+        mask = None if seam is None or not seam.masks[kind].any() else seam.masks[kind : kind + 1]
+        for first in range(begin, end, length or end):
+            last = min(first + length, end) if length else end
+            output, term = _parts(function(*(x[:, first:last] for x in arrays), mask))
+            outputs.append(output)
+            total = term if total is None else total + term
+        begin = end
+    output = ops.concatenate(outputs, axis=1)
+    return output if total is None else (output, total)
+
+
+def _in_a_loop(function: Callable, arrays: list, seam: windows.Seam | None, length: int) -> Any:
+    pieces = [_cut(x, length) for x in arrays]
+    masks = None if seam is None else ops.convert_to_tensor(seam.masks)
+    if seam is not None:
+        pieces.append(ops.reshape(ops.convert_to_tensor(seam.kinds), (len(seam.kinds) // length, length)))
+
+    def of_piece(*piece: Any) -> Any:
+        return function(*piece, None) if masks is None else function(*piece[:-1], ops.take(masks, piece[-1], axis=0))
+
+    if keras.backend.backend() == "jax":
+        output, total = _jax_loop(of_piece, pieces)
+    else:
+        output, total = _parts(ops.map(lambda piece: of_piece(*piece), tuple(pieces)))
+        total = None if total is None else ops.sum(total, axis=0)
+    return _joined(output) if total is None else (_joined(output), total)
+
+
+def _jax_loop(function: Callable, pieces: list) -> tuple[Any, Any]:
+    """Writes outputs over the first input: `ops.map` fills memory with zeros before anything else is computed."""
+    import jax
+
+    shape, total_shape = _parts(jax.eval_shape(function, *(x[0] for x in pieces)))
+    first, *others = pieces
+    is_in_place = shape.shape == first.shape[1:]
+    outputs = first if is_in_place else first[..., : shape.shape[-1]]
+    total = None if total_shape is None else ops.zeros(total_shape.shape, total_shape.dtype) + 0 * first.ravel()[0]
+
+    def body(index: Any, carried: tuple) -> tuple:
+        outputs, total = carried
+        piece = (outputs if is_in_place else first)[index]
+        output, term = _parts(function(piece, *(x[index] for x in others)))
+        return outputs.at[index].set(output.astype(outputs.dtype)), None if total is None else total + term
+
+    return jax.lax.fori_loop(0, len(first), body, (outputs, total))
+
+
+def _parts(outputs: Any) -> tuple[Any, Any]:
+    """Returns what is joined, and what is summed or None."""
+    return (outputs[0], outputs[1]) if isinstance(outputs, tuple | list) else (outputs, None)
 
 
 def _cut(x: Any, length: int) -> Any:
@@ -117,21 +180,3 @@ def _joined(pieces: Any) -> Any:
     """Undoes `_cut`."""
     count, batch, length, *rest = ops.shape(pieces)
     return ops.reshape(ops.swapaxes(pieces, 0, 1), (batch, count * length, *rest))
-
-
-def _map(function: Callable[[Any], Any], pieces: Any) -> Any:
-    if keras.backend.backend() == "torch":  # `ops.map` does the same there, with more ado
-        return ops.stack([function(piece) for piece in pieces])
-    return ops.map(function, pieces)
-
-
-def _by_mask(function: Callable[[Any, Any], Any], x: Any, seam: windows.Seam, length: int | None) -> Any:
-    """Takes windows of one mask together: PyTorch's fused attention is fast where all have the same bias."""
-    outputs, begin = [], 0
-    for kind, same in itertools.groupby(seam.kinds):
-        end = begin + len(list(same))
-        mask = seam.masks[kind : kind + 1] if seam.masks[kind].any() else None
-        for first in range(begin, end, length or end):
-            outputs.append(function(x[:, first : min(first + length, end) if length else end], mask))
-        begin = end
-    return ops.concatenate(outputs, axis=1)

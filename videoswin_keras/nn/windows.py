@@ -206,7 +206,7 @@ class Tiling:
         return ops.reshape(x, (batch, math.prod(self.padded) // self.tokens, self.tokens, channels))
 
     def join(self, x: Any) -> Any:
-        """Undoes `cut`."""
+        """Undoes `cut`, and is its adjoint: the gradient of one is the other."""
         batch, count, tokens, channels = ops.shape(x)
         if self.is_static:
             x = _taken(ops.reshape(x, (batch, count * tokens, channels)), _places_back(self.size, *self._key))

@@ -1,0 +1,76 @@
+"""Gradients that are not the backends' own: they keep less for the backward pass, or are computed faster."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import ops
+
+
+def remat(function: Callable) -> Callable:
+    """Returns `function`, of which only the arguments are kept for the backward pass.
+
+    Its first argument and its first output are floating. What needs a gradient is an argument or a weight: on
+    TensorFlow other tensors would get none. On JAX it has no forward-mode derivatives.
+
+    `keras.remat` is not enough on JAX: on a CPU, XLA drops the barriers of `jax.checkpoint`, and computes again long
+    before the gradient is there, so that no memory is saved. Here what is computed again depends on the gradient.
+    """
+    return _jax_remat(function) if keras.backend.backend() == "jax" else keras.remat(function)
+
+
+def remat_cheap(function: Callable) -> Callable:
+    """Returns `remat(function)`, of what costs little beside one product of matrices, where that pays.
+
+    XLA keeps several arrays of a normalisation or an activation. PyTorch keeps one, and would take longer.
+    """
+    return function if keras.backend.backend() == "torch" else remat(function)
+
+
+def with_gradients(function: Callable, gradients: Callable, *inputs: Any) -> Any:
+    """Returns `function(*inputs)`, of which only the inputs are kept for the backward pass.
+
+    `gradients(*inputs, upstream)` returns the gradient of each input, `upstream` being that of the output.
+    """
+
+    def both(*inputs: Any) -> tuple[Any, Callable]:
+        if keras.backend.backend() == "torch":  # hands the inputs over; a closure would hold them for too long
+            return function(*inputs), lambda *inputs, upstream: gradients(*inputs, upstream)
+        first, *others = inputs
+        return function(*inputs), lambda upstream: gradients(_after(first, upstream), *others, upstream)
+
+    return ops.custom_gradient(both)(*inputs)
+
+
+def with_adjoint(function: Callable[[Any], Any], adjoint: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Returns `function`, which is linear, with `adjoint` for its gradient. Nothing is kept."""
+    if keras.backend.backend() == "torch":
+        from videoswin_keras.nn import torch_functions
+
+        return lambda x: torch_functions.LinearMap.apply(x, function, adjoint)
+    return ops.custom_gradient(lambda x: (function(x), adjoint))
+
+
+def _jax_remat(function: Callable) -> Callable:
+    import jax
+
+    def call(*arguments: Any) -> Any:
+        pure, captured = jax.closure_convert(function, *arguments)  # weights become arguments, for their gradients
+        run = jax.custom_vjp(pure)
+
+        def forward(*inputs: Any) -> tuple:
+            return pure(*inputs), inputs
+
+        def backward(inputs: tuple, gradients: Any) -> tuple:
+            first = _after(inputs[0], jax.tree.leaves(gradients)[0])
+            return jax.vjp(pure, first, *inputs[1:])[1](gradients)
+
+        run.defvjp(forward, backward)
+        return run(*arguments, *captured)
+
+    return call
+
+
+def _after(x: Any, gradient: Any) -> Any:
+    """Returns `x`, which XLA cannot have before `gradient` is there."""
+    return x + ops.cast(0 * ops.reshape(gradient, (-1,))[0], x.dtype)

@@ -1,0 +1,61 @@
+"""Functions with gradients of their own, on PyTorch; `keras.ops.custom_gradient` there keeps every argument."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class LinearMap(torch.autograd.Function):
+    """`function(x)`, which is linear, with `adjoint` for its gradient. Nothing is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, function: Callable, adjoint: Callable) -> torch.Tensor:
+        ctx.adjoint = adjoint
+        return function(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
+        return ctx.adjoint(gradient), None, None
+
+
+class OneDnnLinear(torch.autograd.Function):
+    """x · kernel + bias by oneDNN: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None, all float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.save_for_backward(x, kernel)
+        return onednn_linear(x, kernel.t(), bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
+        x, kernel = ctx.saved_tensors
+        needs_x, needs_kernel, needs_bias = ctx.needs_input_grad
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        return (
+            onednn_linear(gradient, kernel, None) if needs_x else None,
+            x.reshape(-1, x.shape[-1]).t() @ rows if needs_kernel else None,  # where oneDNN is the slower one
+            rows.sum(0) if needs_bias else None,
+        )
+
+
+def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, then: str = "none") -> torch.Tensor:
+    """Returns then(x · weightᵀ + bias), `then` being "none" or "gelu". It has no gradient."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "none")
+
+
+def takes_onednn(x: torch.Tensor) -> bool:
+    """Whether oneDNN can multiply by `x`: float32, on a CPU, not while a program is traced."""
+    is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
+    return is_plain and _has_onednn()
+
+
+@functools.cache
+def _has_onednn() -> bool:
+    """Whether this build can call oneDNN's product of float32 matrices, faster than its own and with the GELU.
+
+    It is what `torch.compile` calls.
+    """
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
