@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What a CUDA machine shows, in one command: no network and no TensorFlow needed, only PyTorch, JAX and Keras.
 #   bash benchmarks/gpu.sh [FILE]     appends its tables to FILE (default: benchmarks/results/gpu.md)
+# The table of speeds goes to benchmarks/results/speed_gpu.md, with its JSON and a plot.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 output=${1:-benchmarks/results/gpu.md}
@@ -14,6 +15,9 @@ python=${PYTHON:-python3}
 # Parity with the official numbers: float32 with TF32 off, then bfloat16 (the five best classes must stay).
 "$python" benchmarks/parity.py --backends torch jax --cases nano swin --output "$output"
 "$python" benchmarks/parity.py --backends torch jax --cases nano swin --policy mixed_bfloat16 --output "$output"
+
+# Speed and memory beside torchvision, eager and compiled.
+"$python" benchmarks/speed.py --cells gpu --compiled --unit wall --calls 10 --backends torch jax --name speed_gpu
 
 # Peak memory of models with a memory, for inference and training, and over a stream of half an hour.
 "$python" benchmarks/memory.py --output "$output"

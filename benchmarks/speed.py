@@ -2,7 +2,8 @@
 
     python benchmarks/speed.py                                # Tiny, 32 × 224 × 224, batch 1, float32: inference
     python benchmarks/speed.py --cells all                    # sizes, batches, dtypes, clips; inference and training
-    python benchmarks/speed.py --cells tiny:inference tiny:training --rounds 9
+    python benchmarks/speed.py --cells "tiny, inference" --rounds 9
+    python benchmarks/speed.py --cells gpu --compiled --unit wall --calls 10 --backends torch jax --name speed_gpu
 
 Each implementation runs in a process of its own. All of them are built and warmed up first; then they take turns, one
 call each, so that whatever else the machine does falls on all alike. The ratio of a round is one call's processor
@@ -85,6 +86,15 @@ DEFAULT = (
     Cell("small", "inference"),
     Cell("base", "inference"),
 )
+
+GPU = (
+    *(Cell("tiny", "inference", batch=batch, dtype="bfloat16") for batch in (1, 8, 32)),
+    Cell("tiny", "inference", batch=8),
+    Cell("base", "inference", batch=8, dtype="bfloat16"),
+    *(Cell("tiny", "training", batch=8, dtype="bfloat16", remat=remat) for remat in (False, True)),
+)
+
+SETS = {"default": DEFAULT, "gpu": GPU}
 
 
 # --- in the process of one implementation ---------------------------------------------------------------------------
@@ -212,8 +222,14 @@ def measure(cell: Cell, implementations: list[str], rounds: int, calls: int) -> 
     """Returns what each implementation took in each round, and its peak memory."""
     processes = {name: Process(name, cell, calls) for name in implementations}
     try:
-        for process in processes.values():  # one after the other, were it not for the time: they warm up together
-            process.hear()
+        for name, process in list(processes.items()):  # they warm up together, to save time
+            try:
+                process.hear()
+            except RuntimeError as error:
+                if name == PEER:
+                    raise
+                print(f"{name}: {error}", file=sys.stderr)  # not enough memory, or nothing that compiles
+                del processes[name]
         for _ in range(rounds):
             for process in processes.values():
                 process.run()
@@ -232,11 +248,14 @@ def ratios(found: dict[str, Any], name: str, unit: str) -> list[float]:
 
 def table(reports: list[dict[str, Any]], unit: str) -> str:
     """Returns the measurements as Markdown: of each implementation the ratio, its spread, seconds and memory."""
-    names = list(reports[0]["found"])
+    names = list(dict.fromkeys(name for report in reports for name in report["found"]))
     lines = [f"| | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
     for report in reports:
         found, cells = report["found"], []
         for name in names:
+            if name not in found:
+                cells.append("failed")
+                continue
             seconds = statistics.median(one["wall"] for one in found[name]["rounds"])
             memory = found[name]["gpu_mb"] or found[name]["peak_mb"]
             text = f"{seconds:.3g} s, {memory:,.0f} MB"
@@ -254,7 +273,7 @@ def draw(reports: list[dict[str, Any]], unit: str, path: Path) -> None:
 
     figure = Figure(figsize=(10, 1.2 + 0.45 * len(reports)), layout="constrained")
     time_axes, memory_axes = figure.subplots(1, 2, sharey=True)
-    names = [name for name in reports[0]["found"] if name != PEER]
+    names = [name for name in reports[0]["found"] if name != PEER and all(name in one["found"] for one in reports)]
     for place, name in enumerate(names):
         rows = [row + 0.15 * (place - (len(names) - 1) / 2) for row in range(len(reports))]
         over = [ratios(report["found"], name, unit) for report in reports]
@@ -280,8 +299,8 @@ def draw(reports: list[dict[str, Any]], unit: str, path: Path) -> None:
 
 
 def chosen(names: list[str]) -> list[Cell]:
-    if names == ["default"]:
-        return list(DEFAULT)
+    if len(names) == 1 and names[0] in SETS:
+        return list(SETS[names[0]])
     cells = all_cells()
     return [cell for cell in cells if "all" in names or any(name in str(cell) for name in names)]
 
@@ -289,7 +308,9 @@ def chosen(names: list[str]) -> list[Cell]:
 def main() -> None:
     installed = [backend for backend in OURS if importlib.util.find_spec(backend)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", nargs="+", default=["default"], help='"default", "all", or parts of their names')
+    parser.add_argument(
+        "--cells", nargs="+", default=["default"], help='"default", "gpu", "all", or parts of their names'
+    )
     parser.add_argument("--backends", nargs="+", choices=OURS, default=installed)
     parser.add_argument("--compiled", action="store_true", help="also torchvision compiled (minutes on a CPU)")
     parser.add_argument("--rounds", type=int, default=5)

@@ -85,9 +85,12 @@ def test_ctrl_c_where_python_drops_the_exception(night, tmp_path, capsys):
             signal.raise_signal(signal.SIGINT)
 
     gc.callbacks.append(callback)
+    thresholds = gc.get_threshold()
+    gc.set_threshold(100)  # collects often enough to be there after the first save
     try:
         assert main(["stream", str(night), *PICO, "--out", str(tmp_path)]) == 130
     finally:
+        gc.set_threshold(*thresholds)
         assert callback not in gc.callbacks
     assert "--resume goes on from there" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -16,15 +16,18 @@ def test_published_figures(build, published):
 
 
 @pytest.mark.one_backend
-def test_every_product_is_counted():
+def test_every_product_is_counted(monkeypatch):
     """Odd sizes, windows smaller and larger than the clip: PyTorch's own counter sees the same products."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
+    from videoswin_keras.nn import torch_functions
+
     small = {"embed_dim": 8, "depths": (2, 2), "num_heads": (1, 2), "window_size": (2, 3, 3)}
     model = VideoSwinT((None, None, None, 3), num_classes=5, **small)
     size = (5, 41, 30)
-    # Fused products are not counted, nor those of oneDNN, which are for calls without gradients.
+    # Fused products are not counted, nor those of oneDNN.
+    monkeypatch.setattr(torch_functions, "takes_onednn", lambda x: False)
     products = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     with products, FlopCounterMode(display=False) as counter:
         model(np.ones((1, *size, 3), "float32"))

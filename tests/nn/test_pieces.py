@@ -6,6 +6,7 @@ import pytest
 from gradients import outputs_and_gradients, set_seeds
 from keras import ops
 
+from videoswin_keras import FeedbackAttentionMemory
 from videoswin_keras.nn import pieces
 from videoswin_keras.nn.block import VideoSwinBlock
 
@@ -61,6 +62,26 @@ def test_gradients(lengths, shifted, use_rematerialization):
     np.testing.assert_allclose(outputs, expected, atol=2e-6)
     for path, gradient in expected_gradients.items():
         np.testing.assert_allclose(gradients[path], gradient, atol=1e-5 * np.abs(gradient).max(), err_msg=path)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch's attention is fused, and needs no pieces")
+@pytest.mark.parametrize("filled", [0, 2])
+def test_a_memory(lengths, filled):
+    keras.utils.set_random_seed(0)
+    memory = FeedbackAttentionMemory(num_tokens=6, memory_length=40)
+    memory.build((None, None, 64))
+    generator = np.random.default_rng(0)
+    memory.set_weights([generator.normal(0, 0.3, weight.shape) for weight in memory.get_weights()])
+    tokens, queue = keras.Input((150, 64)), keras.Input(memory.state_size[0])
+    count = keras.Input((), dtype="int32")
+    output, states = memory(tokens, [queue, count])
+    arrays = [generator.normal(size=(2, *x.shape[1:])).astype("float32") for x in (tokens, queue)]
+    arrays.append(np.full(2, filled, "int32"))
+    found = keras.Model([tokens, queue, count], [output, *states]).predict_on_batch(arrays)
+    with pieces.whole():
+        output, states = memory(arrays[0], arrays[1:])
+    for one, expected in zip(found, [output, *states], strict=True):
+        np.testing.assert_allclose(one, ops.convert_to_numpy(expected), atol=2e-6)
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16", "mixed_float16"])

@@ -16,6 +16,8 @@ from keras import ops
 from videoswin_keras.nn import pieces, random, windows
 from videoswin_keras.nn.gradients import with_gradients
 
+HIDDEN = -3e4  # exp of it is 0, and float16 holds it
+
 
 def attend(qkv: Any, bias: Any, masks: Any, dropout_rate: float = 0.0, seed: Any = None) -> Any:
     """Returns what the tokens of each window attend to.
@@ -36,9 +38,9 @@ def attend(qkv: Any, bias: Any, masks: Any, dropout_rate: float = 0.0, seed: Any
         if masks is not None:
             bias = bias + ops.expand_dims(ops.cast(masks, bias.dtype), 1)
             bias = bias if masks.shape[0] == 1 else ops.tile(bias, (ops.shape(qkv)[0], 1, 1, 1))
-        import torch
+        from videoswin_keras.nn import torch_functions
 
-        return _joined(torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias), qkv)
+        return _joined(torch_functions.attention(query, key, value, bias), qkv)
     weights, total = _weights(query, key, bias, masks)
     weights = random.dropout(ops.cast(weights, value.dtype), dropout_rate, seed)
     outputs = ops.matmul(weights, value) if total is None else _divided(ops.matmul(weights, value), total)
@@ -64,6 +66,34 @@ def attend_recomputing(qkv: Any, bias: Any, seam: windows.Seam | None) -> Any:
         return d_qkv, ops.cast(d_bias, bias.dtype)
 
     return with_gradients(outputs, gradients, qkv, bias)
+
+
+def attend_to(query: Any, key_value: Any, visible: Any, heads: int) -> Any:
+    """Returns what queries attend to among other tokens.
+
+    Args:
+        query: (batch, queries, channels), floating.
+        key_value: (batch, tokens, 2 · channels), of the same dtype: the keys, then the values.
+        visible: (batch, tokens), boolean. Where no token is, what is returned is finite and means nothing.
+        heads: Number of heads.
+
+    Returns:
+        (batch, queries, channels).
+    """
+    count, channels = ops.shape(key_value)[1], query.shape[-1]
+    split = ops.reshape(key_value, (-1, count, 2, heads, channels // heads))
+    key, value = (ops.transpose(split[:, :, part], (0, 2, 1, 3)) for part in (0, 1))
+    query = _heads(ops.expand_dims(query, 1), heads)
+    bias = ops.cast(ops.where(ops.reshape(visible, (-1, 1, 1, count)), 0.0, HIDDEN), query.dtype)
+    if keras.backend.backend() == "torch":
+        from videoswin_keras.nn import torch_functions
+
+        attended = torch_functions.attention(query, key, value, bias)
+    else:
+        weights, total = _weights(query, key, bias, None)
+        attended = ops.matmul(ops.cast(weights, value.dtype), value)
+        attended = attended if total is None else _divided(attended, total)
+    return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, ops.shape(query)[2], channels))
 
 
 def weights_bytes(bias: Any) -> Any:
@@ -105,10 +135,10 @@ def _weights(query: Any, key: Any, bias: Any, masks: Any) -> tuple[Any, Any]:
 
 def _through_softmax(gradient: Any, weights: Any) -> Any:
     """Returns the gradient of the logits, from that of the softmax and from the softmax itself."""
-    if keras.backend.backend() == "torch":  # one pass for four
-        import torch
+    if keras.backend.backend() == "torch":
+        from videoswin_keras.nn import torch_functions
 
-        return torch._softmax_backward_data(gradient, weights, -1, weights.dtype)
+        return torch_functions.softmax_backward(gradient, weights)
     gradient = weights * gradient
     return gradient - weights * ops.sum(gradient, axis=-1, keepdims=True)
 

@@ -16,7 +16,11 @@ def remat(function: Callable) -> Callable:
     `keras.remat` is not enough on JAX: on a CPU, XLA drops the barriers of `jax.checkpoint`, and computes again long
     before the gradient is there, so that no memory is saved. Here what is computed again depends on the gradient.
     """
-    return _jax_remat(function) if keras.backend.backend() == "jax" else keras.remat(function)
+    if keras.backend.backend() != "jax":
+        return keras.remat(function)
+    from videoswin_keras.nn import jax_functions
+
+    return jax_functions.remat(function, _after)
 
 
 def remat_cheap(function: Callable) -> Callable:
@@ -49,26 +53,6 @@ def with_adjoint(function: Callable[[Any], Any], adjoint: Callable[[Any], Any]) 
 
         return lambda x: torch_functions.LinearMap.apply(x, function, adjoint)
     return ops.custom_gradient(lambda x: (function(x), adjoint))
-
-
-def _jax_remat(function: Callable) -> Callable:
-    import jax
-
-    def call(*arguments: Any) -> Any:
-        pure, captured = jax.closure_convert(function, *arguments)  # weights become arguments, for their gradients
-        run = jax.custom_vjp(pure)
-
-        def forward(*inputs: Any) -> tuple:
-            return pure(*inputs), inputs
-
-        def backward(inputs: tuple, gradients: Any) -> tuple:
-            first = _after(inputs[0], jax.tree.leaves(gradients)[0])
-            return jax.vjp(pure, first, *inputs[1:])[1](gradients)
-
-        run.defvjp(forward, backward)
-        return run(*arguments, *captured)
-
-    return call
 
 
 def _after(x: Any, gradient: Any) -> Any:

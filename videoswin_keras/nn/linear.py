@@ -10,14 +10,18 @@ def linear(layer: keras.layers.Dense, x: Any) -> Any:
     """Returns `layer(x)`."""
     if keras.backend.backend() != "torch" or layer.quantization_mode:
         return layer(x)
-    return _torch_linear(layer, x, with_gelu=False)
+    from videoswin_keras.nn import torch_functions
+
+    return torch_functions.linear(*_operands(layer, x))
 
 
 def linear_gelu(layer: keras.layers.Dense, x: Any) -> Any:
     """Returns `gelu(layer(x))`."""
     if keras.backend.backend() != "torch" or layer.quantization_mode:
         return gelu(layer(x))
-    return _torch_linear(layer, x, with_gelu=True)
+    from videoswin_keras.nn import torch_functions
+
+    return torch_functions.linear_gelu(*_operands(layer, x))
 
 
 def gelu(x: Any) -> Any:
@@ -28,19 +32,7 @@ def gelu(x: Any) -> Any:
     return ops.cast(0.5 * wide * (1 + ops.erf(wide * 0.5**0.5)), x.dtype)
 
 
-def _torch_linear(layer: keras.layers.Dense, x: Any, with_gelu: bool) -> Any:
-    """Adds the bias within the product, which Keras does after it."""
-    import torch
-
-    from videoswin_keras.nn import torch_functions
-
+def _operands(layer: keras.layers.Dense, x: Any) -> tuple[Any, Any, Any]:
+    """Returns `x`, kernel and bias, for a product that adds the bias within; Keras adds it after."""
     kernel = ops.convert_to_tensor(layer.kernel)
-    bias = None if layer.bias is None else ops.convert_to_tensor(layer.bias)
-    x = ops.cast(x, kernel.dtype)
-    if not torch_functions.takes_onednn(x):
-        x = torch.nn.functional.linear(x, kernel.t(), bias)
-    elif torch.is_grad_enabled():
-        x = torch_functions.OneDnnLinear.apply(x, kernel, bias)
-    else:
-        return torch_functions.onednn_linear(x, kernel.t(), bias, "gelu" if with_gelu else "none")
-    return gelu(x) if with_gelu else x
+    return ops.cast(x, kernel.dtype), kernel, None if layer.bias is None else ops.convert_to_tensor(layer.bias)

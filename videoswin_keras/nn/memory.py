@@ -7,7 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from videoswin_keras.nn import dot_product, pieces
 from videoswin_keras.nn.composite import CompositeLayer
+from videoswin_keras.nn.linear import linear
 
 HEAD_WIDTH = 32  # channels of an attention head, as everywhere in Video Swin
 
@@ -48,14 +50,17 @@ class CrossAttention(CompositeLayer):
             setattr(self, name, layer)
 
     def call(self, x: Any, tokens: Any, visible: Any) -> Any:
-        batch, queries, channels = ops.shape(x)
-        heads, count = self.num_heads, ops.shape(tokens)[1]
-        query = ops.reshape(self.query(x), (batch, queries, heads, channels // heads))
-        key_value = ops.reshape(self.key_value(tokens), (batch, count, 2, heads, channels // heads))
-        mask = ops.reshape(visible, (batch, 1, 1, count))
-        attended = ops.dot_product_attention(query, key_value[:, :, 0], key_value[:, :, 1], mask=mask)
-        attended = self.projection(ops.reshape(attended, (batch, queries, channels)))
-        anything = ops.reshape(ops.any(visible, axis=1), (batch, 1, 1))
+        key_value = linear(self.key_value, tokens)
+
+        def attend(x: Any) -> Any:
+            attended = dot_product.attend_to(linear(self.query, x), key_value, visible, self.num_heads)
+            return linear(self.projection, attended)
+
+        float8 = self.query.quantization_mode == "float8"  # one scale for all tokens
+        is_fused = keras.backend.backend() == "torch"
+        bytes_each = 0 if float8 or is_fused else 4 * self.num_heads * ops.shape(tokens)[1]  # attention weights
+        attended = pieces.over_tokens(attend, x, bytes_each)
+        anything = ops.reshape(ops.any(visible, axis=1), (-1, 1, 1))
         return ops.where(anything, attended, ops.zeros((), attended.dtype))
 
     def compute_output_shape(self, x_shape: tuple, *_: Any) -> tuple:

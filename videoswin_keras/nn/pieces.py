@@ -68,20 +68,20 @@ def _would_compile_each_time(x: Any) -> bool:
     return keras.backend.backend() == "jax" and all(base.__name__ != "Tracer" for base in type(x).__mro__)
 
 
-def over_tokens(function: Callable[[Any], Any], x: Any, bytes_each: int) -> Any:
+def over_tokens(function: Callable[[Any], Any], x: Any, bytes_each: Any) -> Any:
     """Returns `function(x)`, computed in pieces.
 
     Args:
-        function: From (…, channels) to the same shape, each token alone.
-        x: (batch, frames, height, width, channels).
+        function: From (batch, tokens, channels) to the same shape, each token alone.
+        x: (batch, …, channels).
         bytes_each: Bytes of intermediate values that a token needs.
     """
     shape = ops.shape(x)
-    count = math.prod(shape[1:4])
+    count = math.prod(shape[1:-1])
     length = piece_length(x, count, bytes_each)
     if length is None:
         return function(x)
-    x = ops.reshape(x, (shape[0], count, shape[4]))
+    x = ops.reshape(x, (shape[0], count, shape[-1]))
     if keras.backend.backend() == "torch":
         x = _one_by_one(lambda piece, _: function(piece), [x], None, length)
     else:
@@ -139,30 +139,13 @@ def _in_a_loop(function: Callable, arrays: list, seam: windows.Seam | None, leng
         return function(*piece, None) if masks is None else function(*piece[:-1], ops.take(masks, piece[-1], axis=0))
 
     if keras.backend.backend() == "jax":
-        output, total = _jax_loop(of_piece, pieces)
+        from videoswin_keras.nn import jax_functions
+
+        output, total = jax_functions.loop(lambda *piece: _parts(of_piece(*piece)), pieces)
     else:
         output, total = _parts(ops.map(lambda piece: of_piece(*piece), tuple(pieces)))
         total = None if total is None else ops.sum(total, axis=0)
     return _joined(output) if total is None else (_joined(output), total)
-
-
-def _jax_loop(function: Callable, pieces: list) -> tuple[Any, Any]:
-    """Writes outputs over the first input: `ops.map` fills memory with zeros before anything else is computed."""
-    import jax
-
-    shape, total_shape = _parts(jax.eval_shape(function, *(x[0] for x in pieces)))
-    first, *others = pieces
-    is_in_place = shape.shape == first.shape[1:]
-    outputs = first if is_in_place else first[..., : shape.shape[-1]]
-    total = None if total_shape is None else ops.zeros(total_shape.shape, total_shape.dtype) + 0 * first.ravel()[0]
-
-    def body(index: Any, carried: tuple) -> tuple:
-        outputs, total = carried
-        piece = (outputs if is_in_place else first)[index]
-        output, term = _parts(function(piece, *(x[index] for x in others)))
-        return outputs.at[index].set(output.astype(outputs.dtype)), None if total is None else total + term
-
-    return jax.lax.fori_loop(0, len(first), body, (outputs, total))
 
 
 def _parts(outputs: Any) -> tuple[Any, Any]:

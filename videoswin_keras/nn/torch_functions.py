@@ -41,6 +41,30 @@ class OneDnnLinear(torch.autograd.Function):
         )
 
 
+def linear(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Returns x · kernel + bias: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None."""
+    if takes_onednn(x):
+        return OneDnnLinear.apply(x, kernel, bias) if torch.is_grad_enabled() else onednn_linear(x, kernel.t(), bias)
+    return torch.nn.functional.linear(x, kernel.t(), bias)
+
+
+def linear_gelu(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Returns gelu(x · kernel + bias)."""
+    if takes_onednn(x) and not torch.is_grad_enabled():
+        return onednn_linear(x, kernel.t(), bias, "gelu")
+    return torch.nn.functional.gelu(linear(x, kernel, bias))
+
+
+def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Returns fused attention; without a copy of `bias`, where it broadcasts and needs no gradient."""
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+
+def softmax_backward(gradient: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Returns the gradient of what `weights` are the softmax of: one pass for four."""
+    return torch._softmax_backward_data(gradient, weights, -1, weights.dtype)
+
+
 def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, then: str = "none") -> torch.Tensor:
     """Returns then(x · weightᵀ + bias), `then` being "none" or "gelu". It has no gradient."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "none")
