@@ -133,6 +133,21 @@ def test_rematerialisation_changes_no_gradient(rates):
         np.testing.assert_allclose(other, gradient, atol=1e-5 * np.abs(gradient).max(), err_msg=path)
 
 
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_rematerialisation_in_low_precision(dtype):
+    def run(use_rematerialization):
+        keras.utils.set_random_seed(2)
+        block = VideoSwinBlock(2, (2, 3, 3), shifted=True, use_rematerialization=use_rematerialization, dtype=dtype)
+        model = keras.Sequential([keras.Input((4, 6, 6, 8)), block])
+        return outputs_and_gradients(model, np.random.default_rng(0).normal(size=(2, 4, 6, 6, 8)).astype("float32"))
+
+    outputs, gradients = run(False)
+    recomputed_outputs, recomputed = run(True)
+    np.testing.assert_allclose(recomputed_outputs.astype("float32"), outputs.astype("float32"), atol=0.05)
+    for (path, gradient), other in zip(gradients.items(), recomputed.values(), strict=True):
+        np.testing.assert_allclose(other, gradient, atol=0.05 * np.abs(gradient).max(), err_msg=path)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -68,23 +68,21 @@ def attend_recomputing(qkv: Any, bias: Any, seam: windows.Seam | None) -> Any:
     return with_gradients(outputs, gradients, qkv, bias)
 
 
-def attend_to(query: Any, key_value: Any, visible: Any, heads: int) -> Any:
+def attend_to(query: Any, key: Any, value: Any, visible: Any) -> Any:
     """Returns what queries attend to among other tokens.
 
     Args:
         query: (batch, queries, channels), floating.
-        key_value: (batch, tokens, 2 · channels), of the same dtype: the keys, then the values.
+        key: (batch, heads, tokens, width), of the same dtype.
+        value: The same.
         visible: (batch, tokens), boolean. Where no token is, what is returned is finite and means nothing.
-        heads: Number of heads.
 
     Returns:
         (batch, queries, channels).
     """
-    count, channels = ops.shape(key_value)[1], query.shape[-1]
-    split = ops.reshape(key_value, (-1, count, 2, heads, channels // heads))
-    key, value = (ops.transpose(split[:, :, part], (0, 2, 1, 3)) for part in (0, 1))
-    query = _heads(ops.expand_dims(query, 1), heads)
-    bias = ops.cast(ops.where(ops.reshape(visible, (-1, 1, 1, count)), 0.0, HIDDEN), query.dtype)
+    queries, channels = ops.shape(query)[1:]
+    query = split_heads(query, ops.shape(key)[1])
+    bias = ops.cast(ops.where(ops.expand_dims(ops.expand_dims(visible, 1), 1), 0.0, HIDDEN), query.dtype)
     if keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
 
@@ -93,7 +91,13 @@ def attend_to(query: Any, key_value: Any, visible: Any, heads: int) -> Any:
         weights, total = _weights(query, key, bias, None)
         attended = ops.matmul(ops.cast(weights, value.dtype), value)
         attended = attended if total is None else _divided(attended, total)
-    return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, ops.shape(query)[2], channels))
+    return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, queries, channels))
+
+
+def split_heads(x: Any, heads: int) -> Any:
+    """(batch, …, tokens, channels) → (batch · …, heads, tokens, width)."""
+    tokens, channels = ops.shape(x)[-2:]
+    return ops.transpose(ops.reshape(x, (-1, tokens, heads, channels // heads)), (0, 2, 1, 3))
 
 
 def weights_bytes(bias: Any) -> Any:
@@ -107,7 +111,7 @@ def _gradients(qkv: Any, bias: Any, masks: Any, upstream: Any) -> tuple[Any, Any
     query, key, value = _split(qkv, bias)
     weights, total = _weights(query, key, bias, masks)
     weights = weights if total is None else weights / total
-    upstream = _heads(upstream, heads)
+    upstream = split_heads(upstream, heads)
     d_value = ops.matmul(_turned(ops.cast(weights, value.dtype)), upstream)
     d_logits = _through_softmax(ops.cast(ops.matmul(upstream, _turned(value)), weights.dtype), weights)
     d_bias = _sum_over_windows(d_logits)
@@ -127,10 +131,11 @@ def _weights(query: Any, key: Any, bias: Any, masks: Any) -> tuple[Any, Any]:
         logits = ops.reshape(logits, (count // kinds, kinds, heads, tokens, tokens))
         logits = ops.reshape(logits + ops.expand_dims(ops.cast(masks, logits.dtype), 1), shape)
     logits = ops.cast(logits, "float32")
-    if keras.backend.backend() != "jax":
+    if keras.backend.backend() != "jax" or keras.backend.standardize_dtype(query.dtype) == "float16":
         return ops.softmax(logits, axis=-1), None
     weights = ops.exp(logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True)))
-    return weights, ops.sum(weights, axis=-1, keepdims=True)  # XLA is faster where outputs are divided, not weights
+    # XLA is faster where outputs are divided, not weights; in float16 they would overflow.
+    return weights, ops.sum(weights, axis=-1, keepdims=True)
 
 
 def _through_softmax(gradient: Any, weights: Any) -> Any:
@@ -150,7 +155,8 @@ def _divided(outputs: Any, total: Any) -> Any:
 def _sum_over_windows(x: Any) -> Any:
     """Sums over the first axis, as a product: XLA's own sum is eighty times slower on a CPU."""
     count, *shape = ops.shape(x)
-    return ops.reshape(ops.matmul(ops.ones((1, count), x.dtype), ops.reshape(x, (count, -1))), shape)
+    flat = ops.reshape(x, (count, math.prod(shape)))
+    return ops.reshape(ops.matmul(ops.ones((1, count), x.dtype), flat), shape)
 
 
 def _split(qkv: Any, bias: Any) -> tuple[Any, Any, Any]:
@@ -160,12 +166,6 @@ def _split(qkv: Any, bias: Any) -> tuple[Any, Any, Any]:
     qkv = ops.reshape(qkv, (batch * count, tokens, 3, heads, channels // (3 * heads)))
     qkv = ops.transpose(qkv, (2, 0, 3, 1, 4))
     return qkv[0], qkv[1], qkv[2]
-
-
-def _heads(x: Any, heads: int) -> Any:
-    """(batch, windows, tokens, channels) → (batch · windows, heads, tokens, width)."""
-    batch, count, tokens, channels = ops.shape(x)
-    return ops.transpose(ops.reshape(x, (batch * count, tokens, heads, channels // heads)), (0, 2, 1, 3))
 
 
 def _joined(x: Any, qkv: Any) -> Any:

@@ -36,10 +36,12 @@ def with_gradients(function: Callable, gradients: Callable, *inputs: Any) -> Any
 
     `gradients(*inputs, upstream)` returns the gradient of each input, `upstream` being that of the output.
     """
+    if keras.backend.backend() == "torch":  # whose custom gradients in Keras would hold the inputs for too long
+        from videoswin_keras.nn import torch_functions
+
+        return torch_functions.WithGradients.apply(function, gradients, *inputs)
 
     def both(*inputs: Any) -> tuple[Any, Callable]:
-        if keras.backend.backend() == "torch":  # hands the inputs over; a closure would hold them for too long
-            return function(*inputs), lambda *inputs, upstream: gradients(*inputs, upstream)
         first, *others = inputs
         return function(*inputs), lambda upstream: gradients(_after(first, upstream), *others, upstream)
 
@@ -56,5 +58,5 @@ def with_adjoint(function: Callable[[Any], Any], adjoint: Callable[[Any], Any]) 
 
 
 def _after(x: Any, gradient: Any) -> Any:
-    """Returns `x`, which XLA cannot have before `gradient` is there."""
-    return x + ops.cast(0 * ops.reshape(gradient, (-1,))[0], x.dtype)
+    """Returns `x`, which XLA cannot have before `gradient` is there; not a number if the gradient is none."""
+    return x + ops.cast(0 * ops.sum(ops.reshape(gradient, (-1,))[:1]), x.dtype)

@@ -33,6 +33,9 @@ def gelu(x: Any) -> Any:
 
 
 def _operands(layer: keras.layers.Dense, x: Any) -> tuple[Any, Any, Any]:
-    """Returns `x`, kernel and bias, for a product that adds the bias within; Keras adds it after."""
-    kernel = ops.convert_to_tensor(layer.kernel)
-    return ops.cast(x, kernel.dtype), kernel, None if layer.bias is None else ops.convert_to_tensor(layer.bias)
+    """Returns `x`, kernel and bias as `layer` casts them, for a product that adds the bias within."""
+    x, kernel, bias = (
+        None if value is None else ops.cast(ops.convert_to_tensor(value), layer.compute_dtype)
+        for value in (x, layer.kernel, layer.bias)
+    )
+    return x, kernel, bias

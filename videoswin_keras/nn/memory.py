@@ -49,16 +49,17 @@ class CrossAttention(CompositeLayer):
             layer.build((None, None, channels))
             setattr(self, name, layer)
 
-    def call(self, x: Any, tokens: Any, visible: Any) -> Any:
-        key_value = linear(self.key_value, tokens)
+    def call(self, x: Any, tokens: Any, visible: Any, training: bool | None = None) -> Any:
+        key_value = ops.split(linear(self.key_value, tokens), 2, axis=-1)
+        key, value = (dot_product.split_heads(part, self.num_heads) for part in key_value)
 
         def attend(x: Any) -> Any:
-            attended = dot_product.attend_to(linear(self.query, x), key_value, visible, self.num_heads)
+            attended = dot_product.attend_to(linear(self.query, x), key, value, visible)
             return linear(self.projection, attended)
 
         float8 = self.query.quantization_mode == "float8"  # one scale for all tokens
-        is_fused = keras.backend.backend() == "torch"
-        bytes_each = 0 if float8 or is_fused else 4 * self.num_heads * ops.shape(tokens)[1]  # attention weights
+        is_whole = training or float8 or keras.backend.backend() == "torch"  # whose attention is fused
+        bytes_each = 0 if is_whole else 4 * self.num_heads * ops.shape(tokens)[1]  # attention weights
         attended = pieces.over_tokens(attend, x, bytes_each)
         anything = ops.reshape(ops.any(visible, axis=1), (-1, 1, 1))
         return ops.where(anything, attended, ops.zeros((), attended.dtype))
@@ -162,27 +163,29 @@ class FeedbackAttentionMemory(CompositeLayer):
         real = slots >= self.memory_length - ops.expand_dims(filled, 1)
         # A slot that is not real may hold anything, even what is not a number.
         queue = ops.where(ops.expand_dims(ops.expand_dims(real, 2), 3), queue, 0.0)
-        x = self._read(x, ops.cast(queue, self.compute_dtype), real)
-        summary = self._summary(x, ops.cast(queue[:, -1], self.compute_dtype), real[:, -1])
+        x = self._read(x, ops.cast(queue, self.compute_dtype), real, training)
+        summary = self._summary(x, ops.cast(queue[:, -1], self.compute_dtype), real[:, -1], training)
         summary = ops.expand_dims(ops.cast(summary, "float32"), 1)
         queue = ops.concatenate([queue[:, 1:], summary], axis=1)
         return ops.reshape(x, shape), [queue, ops.minimum(filled + 1, self.memory_length)]
 
-    def _read(self, x: Any, queue: Any, real: Any) -> Any:
+    def _read(self, x: Any, queue: Any, real: Any, training: bool | None) -> Any:
         batch, count = ops.shape(x)[0], self.memory_length * self.num_tokens
         ages = ops.expand_dims(ops.convert_to_tensor(age_encoding(self.memory_length, self.channels)), 1)
         ages = ops.cast(ages * ops.cast(self.age_scale, "float32"), self.compute_dtype)
         tokens = ops.reshape(self.queue_norm(queue) + ages, (batch, count, self.channels))
-        remembered = self.read_attention(self.read_norm(x), tokens, ops.repeat(real, self.num_tokens, axis=1))
+        visible = ops.repeat(real, self.num_tokens, axis=1)
+        remembered = self.read_attention(self.read_norm(x), tokens, visible, training=training)
         return x + ops.tanh(ops.cast(self.gate, self.compute_dtype)) * remembered
 
-    def _summary(self, x: Any, newest: Any, is_real: Any) -> Any:
+    def _summary(self, x: Any, newest: Any, is_real: Any, training: bool | None) -> Any:
         batch, clip_tokens, _ = ops.shape(x)
         queries = newest + ops.cast(self.tokens, self.compute_dtype)  # `newest` is zero where nothing is remembered
         tokens = ops.concatenate([self.clip_norm(x), self.feedback_norm(newest)], axis=1)
         is_real = ops.broadcast_to(ops.expand_dims(is_real, 1), (batch, self.num_tokens))
         visible = ops.concatenate([ops.ones((batch, clip_tokens), "bool"), is_real], axis=1)
-        return self.summary_norm(queries + self.write_attention(self.query_norm(queries), tokens, visible))
+        written = self.write_attention(self.query_norm(queries), tokens, visible, training=training)
+        return self.summary_norm(queries + written)
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)

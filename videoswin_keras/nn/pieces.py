@@ -83,7 +83,7 @@ def over_tokens(function: Callable[[Any], Any], x: Any, bytes_each: Any) -> Any:
         return function(x)
     x = ops.reshape(x, (shape[0], count, shape[-1]))
     if keras.backend.backend() == "torch":
-        x = _one_by_one(lambda piece, _: function(piece), [x], None, length)
+        x = _one_by_one(lambda piece, _: function(piece), [x], None, length, by_mask=False)
     else:
         x = _in_a_loop(lambda piece, _: function(piece), [x], None, length)
     return ops.reshape(x, shape)
@@ -106,27 +106,36 @@ def over_windows(
     length = piece_length(arrays[0], ops.shape(arrays[0])[1], bytes_each)
     by_mask = by_mask and seam is not None and isinstance(seam.kinds, np.ndarray) and not _is_whole.get()
     if keras.backend.backend() == "torch" and (length or by_mask):
-        return _one_by_one(function, arrays, seam, length)
+        return _one_by_one(function, arrays, seam, length, by_mask)
     if length is None:
         return function(*arrays, None if seam is None else ops.take(seam.masks, seam.kinds, axis=0))
     return _in_a_loop(function, arrays, seam, length)
 
 
-def _one_by_one(function: Callable, arrays: list, seam: windows.Seam | None, length: int | None) -> Any:
-    """Takes windows of one mask together, at most `length` of them."""
+def _one_by_one(function: Callable, arrays: list, seam: windows.Seam | None, length: int | None, by_mask: bool) -> Any:
+    """Takes at most `length` windows together, and only those of one mask if so wished."""
+    count = ops.shape(arrays[0])[1]
+    same = [list(group) for _, group in itertools.groupby(seam.kinds)] if seam and by_mask else [[0] * count]
+    ends = list(itertools.accumulate(len(group) for group in same))
     outputs: list = []
-    total, begin = None, 0
-    for kind, same in itertools.groupby([0] * ops.shape(arrays[0])[1] if seam is None else seam.kinds):
-        end = begin + len(list(same))
-        mask = None if seam is None or not seam.masks[kind].any() else seam.masks[kind : kind + 1]
+    total = None
+    for begin, end in itertools.pairwise([0, *ends]):
         for first in range(begin, end, length or end):
             last = min(first + length, end) if length else end
-            output, term = _parts(function(*(x[:, first:last] for x in arrays), mask))
+            masks = None if seam is None else _masks(seam, first, last, by_mask)
+            output, term = _parts(function(*(x[:, first:last] for x in arrays), masks))
             outputs.append(output)
             total = term if total is None else total + term
-        begin = end
     output = ops.concatenate(outputs, axis=1)
     return output if total is None else (output, total)
+
+
+def _masks(seam: windows.Seam, first: int, last: int, are_same: bool) -> Any:
+    """Returns the masks of some windows: one if they are the same, none if that masks nothing."""
+    if not are_same:
+        return ops.take(seam.masks, seam.kinds[first:last], axis=0)
+    kind = seam.kinds[first]
+    return seam.masks[kind : kind + 1] if seam.masks[kind].any() else None
 
 
 def _in_a_loop(function: Callable, arrays: list, seam: windows.Seam | None, length: int) -> Any:

@@ -20,6 +20,23 @@ class LinearMap(torch.autograd.Function):
         return ctx.adjoint(gradient), None, None
 
 
+class WithGradients(torch.autograd.Function):
+    """`function(*inputs)`, with `gradients(*inputs, upstream)` for the gradients of the inputs, which are kept.
+
+    Both must hold no tensors that are large: they live until the whole backward pass has run.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, function: Callable, gradients: Callable, *inputs: torch.Tensor) -> torch.Tensor:
+        ctx.gradients = gradients
+        ctx.save_for_backward(*inputs)
+        return function(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: torch.Tensor) -> tuple:
+        return None, None, *ctx.gradients(*ctx.saved_tensors, upstream)
+
+
 class OneDnnLinear(torch.autograd.Function):
     """x · kernel + bias by oneDNN: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None, all float32."""
 
@@ -29,13 +46,12 @@ class OneDnnLinear(torch.autograd.Function):
         return onednn_linear(x, kernel.t(), bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
         x, kernel = ctx.saved_tensors
         needs_x, needs_kernel, needs_bias = ctx.needs_input_grad
         rows = gradient.reshape(-1, gradient.shape[-1])
         return (
-            onednn_linear(gradient, kernel, None) if needs_x else None,
+            linear(gradient, kernel.t(), None) if needs_x else None,
             x.reshape(-1, x.shape[-1]).t() @ rows if needs_kernel else None,  # where oneDNN is the slower one
             rows.sum(0) if needs_bias else None,
         )
