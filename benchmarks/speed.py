@@ -1,6 +1,6 @@
 """How fast and how large ours and torchvision's models are, side by side, in one table.
 
-    python benchmarks/speed.py                                # Tiny, 32 × 224 × 224, batch 1, float32: inference
+    python benchmarks/speed.py                                # some of each, `DEFAULT` below
     python benchmarks/speed.py --cells all                    # sizes, batches, dtypes, clips; inference and training
     python benchmarks/speed.py --cells "tiny, inference" --rounds 9
     python benchmarks/speed.py --cells gpu --compiled --unit wall --calls 10 --backends torch jax --name speed_gpu

@@ -14,19 +14,31 @@ SIZE = (4, 6, 9)  # two by two by three windows
 
 
 @pytest.fixture(params=[2**12, 2**16], ids=["of_one_window", "of_several"])
-def lengths(request, monkeypatch):
-    """Makes pieces small; holds the lengths that were chosen."""
-    chosen, piece_length = [], pieces.piece_length
+def piece_bytes(request, monkeypatch):
+    """Makes pieces small."""
+    monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": request.param, "gpu": request.param})
+    return request.param
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """Holds the lengths of pieces that were chosen."""
+    lengths, piece_length = [], pieces.piece_length
 
     def seen(*arguments):
-        chosen.append(piece_length(*arguments))
-        return chosen[-1]
+        lengths.append(piece_length(*arguments))
+        return lengths[-1]
 
-    monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": request.param, "gpu": request.param})
     monkeypatch.setattr(pieces, "piece_length", seen)
+    return lengths
+
+
+@pytest.fixture
+def lengths(piece_bytes, chosen):
+    """Makes pieces small, and sees to it that they were."""
     yield chosen
     assert chosen[0] is not None
-    assert (chosen[0] > 1) == (request.param == 2**16)
+    assert (chosen[0] > 1) == (piece_bytes == 2**16)
 
 
 def model(size=SIZE, dtype="float32", **arguments):
@@ -64,9 +76,9 @@ def test_gradients(lengths, shifted, use_rematerialization):
         np.testing.assert_allclose(gradients[path], gradient, atol=1e-5 * np.abs(gradient).max(), err_msg=path)
 
 
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch's attention is fused, and needs no pieces")
 @pytest.mark.parametrize("filled", [0, 2])
-def test_a_memory(lengths, filled):
+def test_a_memory(piece_bytes, chosen, filled):
+    """In pieces but on PyTorch, whose attention is fused."""
     keras.utils.set_random_seed(0)
     memory = FeedbackAttentionMemory(num_tokens=6, memory_length=40)
     memory.build((None, None, 64))
@@ -77,7 +89,10 @@ def test_a_memory(lengths, filled):
     output, states = memory(tokens, [queue, count])
     arrays = [generator.normal(size=(2, *x.shape[1:])).astype("float32") for x in (tokens, queue)]
     arrays.append(np.full(2, filled, "int32"))
+    chosen.clear()
     found = keras.Model([tokens, queue, count], [output, *states]).predict_on_batch(arrays)
+    expected_length = {2**12: 1, 2**16: 15}[piece_bytes]
+    assert chosen[0] == (None if keras.backend.backend() == "torch" else expected_length)
     with pieces.whole():
         output, states = memory(arrays[0], arrays[1:])
     for one, expected in zip(found, [output, *states], strict=True):

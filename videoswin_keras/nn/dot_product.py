@@ -41,10 +41,7 @@ def attend(qkv: Any, bias: Any, masks: Any, dropout_rate: float = 0.0, seed: Any
         from videoswin_keras.nn import torch_functions
 
         return _joined(torch_functions.attention(query, key, value, bias), qkv)
-    weights, total = _weights(query, key, bias, masks)
-    weights = random.dropout(ops.cast(weights, value.dtype), dropout_rate, seed)
-    outputs = ops.matmul(weights, value) if total is None else _divided(ops.matmul(weights, value), total)
-    return _joined(outputs, qkv)
+    return _joined(_attended(query, key, value, bias, masks, dropout_rate, seed), qkv)
 
 
 def attend_recomputing(qkv: Any, bias: Any, seam: windows.Seam | None) -> Any:
@@ -88,9 +85,7 @@ def attend_to(query: Any, key: Any, value: Any, visible: Any) -> Any:
 
         attended = torch_functions.attention(query, key, value, bias)
     else:
-        weights, total = _weights(query, key, bias, None)
-        attended = ops.matmul(ops.cast(weights, value.dtype), value)
-        attended = attended if total is None else _divided(attended, total)
+        attended = _attended(query, key, value, bias)
     return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, queries, channels))
 
 
@@ -122,6 +117,15 @@ def _gradients(qkv: Any, bias: Any, masks: Any, upstream: Any) -> tuple[Any, Any
     return ops.reshape(d_qkv, ops.shape(qkv)), d_bias
 
 
+def _attended(
+    query: Any, key: Any, value: Any, bias: Any, masks: Any = None, dropout_rate: float = 0.0, seed: Any = None
+) -> Any:
+    """Attends by explicit products, where nothing is fused."""
+    weights, total = _weights(query, key, bias, masks)
+    attended = ops.matmul(random.dropout(ops.cast(weights, value.dtype), dropout_rate, seed), value)
+    return attended if total is None else ops.cast(ops.cast(attended, total.dtype) / total, attended.dtype)
+
+
 def _weights(query: Any, key: Any, bias: Any, masks: Any) -> tuple[Any, Any]:
     """Returns attention weights, float32 (windows, heads, tokens, tokens), and what they are to be divided by."""
     logits = ops.matmul(query * ops.shape(query)[-1] ** -0.5, _turned(key)) + bias
@@ -146,10 +150,6 @@ def _through_softmax(gradient: Any, weights: Any) -> Any:
         return torch_functions.softmax_backward(gradient, weights)
     gradient = weights * gradient
     return gradient - weights * ops.sum(gradient, axis=-1, keepdims=True)
-
-
-def _divided(outputs: Any, total: Any) -> Any:
-    return ops.cast(ops.cast(outputs, total.dtype) / total, outputs.dtype)
 
 
 def _sum_over_windows(x: Any) -> Any:

@@ -25,7 +25,7 @@ def linear_gelu(layer: keras.layers.Dense, x: Any) -> Any:
 
 
 def gelu(x: Any) -> Any:
-    """Returns x · Φ(x), exactly; JAX's own is by the complementary error function, which is slower on a CPU."""
+    """Returns x · Φ(x); on JAX in float32, and not by the complementary error function, which is slower on a CPU."""
     if keras.backend.backend() != "jax":
         return ops.gelu(x, approximate=False)
     wide = ops.cast(x, "float32")

@@ -114,14 +114,13 @@ def over_windows(
 
 def _one_by_one(function: Callable, arrays: list, seam: windows.Seam | None, length: int | None, by_mask: bool) -> Any:
     """Takes at most `length` windows together, and only those of one mask if so wished."""
-    count = ops.shape(arrays[0])[1]
-    same = [list(group) for _, group in itertools.groupby(seam.kinds)] if seam and by_mask else [[0] * count]
-    ends = list(itertools.accumulate(len(group) for group in same))
+    changes = (np.flatnonzero(np.diff(seam.kinds)) + 1).tolist() if seam and by_mask else []
     outputs: list = []
     total = None
-    for begin, end in itertools.pairwise([0, *ends]):
-        for first in range(begin, end, length or end):
-            last = min(first + length, end) if length else end
+    for begin, end in itertools.pairwise([0, *changes, ops.shape(arrays[0])[1]]):
+        step = length or end - begin
+        for first in range(begin, end, step):
+            last = min(first + step, end)
             masks = None if seam is None else _masks(seam, first, last, by_mask)
             output, term = _parts(function(*(x[:, first:last] for x in arrays), masks))
             outputs.append(output)

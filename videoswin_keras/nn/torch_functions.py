@@ -1,4 +1,4 @@
-"""Functions with gradients of their own, on PyTorch; `keras.ops.custom_gradient` there keeps every argument."""
+"""What PyTorch is told in its own words: fused functions, and gradients that keep no more than they need."""
 
 import functools
 from collections.abc import Callable
@@ -87,7 +87,7 @@ def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
 
 
 def takes_onednn(x: torch.Tensor) -> bool:
-    """Whether oneDNN can multiply by `x`: float32, on a CPU, not while a program is traced."""
+    """Whether oneDNN can multiply by `x`: float32, on a CPU, not within `torch.compile` or `torch.export`."""
     is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
     return is_plain and _has_onednn()
 
