@@ -118,14 +118,19 @@ def test_split_in_two():
     """All clips at once before the first memory, and one by one after it, are the steps."""
     model, sequence = small_model(), clips()
     expected, end = steps(model, sequence)
-    before, after = model.split()
+    before, after, projections = model.split()
     tokens = before.predict(sequence.reshape(-1, *sequence.shape[2:]), verbose=0)
     tokens = tokens.reshape(2, 6, *tokens.shape[1:])
-    state = as_numpy(model.initial_state(2))
+    queues, filled = as_numpy(model.initial_state(2))[::2], as_numpy(model.initial_state(2))[1::2]
     for index in range(6):
-        logits, *state = after.predict_on_batch([tokens[:, index], *state])
+        inputs = [tokens[:, index]]
+        for queue, count, project in zip(queues, filled, projections, strict=True):
+            inputs += [queue[:, -1:], count, project.predict_on_batch(queue)]
+        logits, *new = after.predict_on_batch(inputs)
         np.testing.assert_allclose(logits, expected[:, index], atol=2e-5)
-    for one, other in zip(state, as_numpy(end), strict=True):
+        queues = [np.concatenate([queue[:, 1:], slot], 1) for queue, slot in zip(queues, new[::2], strict=True)]
+        filled = new[1::2]
+    for one, other in zip([*queues, *filled], [*as_numpy(end)[::2], *as_numpy(end)[1::2]], strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 

@@ -123,6 +123,24 @@ def test_an_empty_memory_reads_exactly_nothing_whatever_the_queue_holds():
         np.testing.assert_array_equal(states[0][:, -1], expected[1][0][:, -1])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_what_is_read_of_the_slots_can_be_kept(dtype):
+    memory, sequence = trained(dtype=dtype), clips(4)
+    states = memory.get_initial_state(2)
+    for tokens in sequence[:3]:
+        _, states = memory(tokens, states)
+    queue, filled = states
+    slots = [memory.project(queue[:, index : index + 1]) for index in range(LENGTH)]  # each as it comes
+    output, (slot, count) = memory(sequence[3], [queue[:, -1:], filled], ops.concatenate(slots, axis=1))
+    expected, (queue, expected_count) = memory(sequence[3], states)
+    tolerance = 1e-6 if dtype == "float32" else 0.02
+    for one, other in ((output, expected), (slot, queue[:, -1:]), (count, expected_count)):
+        one, other = (ops.convert_to_numpy(ops.cast(x, "float32")) for x in (one, other))
+        np.testing.assert_allclose(one, other, atol=tolerance)
+    with pytest.raises(ValueError, match=r"of shape \(2, 1, "):
+        memory(sequence[3], states, ops.concatenate(slots, axis=1))
+
+
 def test_slots_that_are_not_filled_are_never_seen():
     memory, sequence = trained(), clips(6)
     _, (queue, filled) = run(memory, sequence[:2])

@@ -195,16 +195,19 @@ class RecurrentVideoSwin(Configured, keras.Model):
         return self._through(self._layers_in_order(), clip, state, training)
 
     def _through(self, layers: Iterable[keras.layers.Layer], x: Any, state: State, training: Any) -> tuple[Any, State]:
-        new_state = {}
+        new_state: State = {}
         for layer in layers:
             x = layer(x, training=training)
             if layer.name in self.memories:
-                x, new_state[layer.name] = self._read_and_write(layer.name, x, state[layer.name], training)
+                x, of_stage = self._through_memory(layer.name, x, state, training)
+                new_state |= of_stage
         return x, new_state
 
-    def _read_and_write(self, stage: str, x: Any, state: dict[str, Any], training: Any) -> tuple[Any, dict[str, Any]]:
-        x, (queue, filled) = self.memories[stage](x, [state["queue"], state["filled"]], training=training)
-        return x, {"queue": queue, "filled": filled}
+    def _through_memory(self, stage: str, x: Any, state: State, training: Any) -> tuple[Any, State]:
+        of_stage = state[stage]
+        states = [of_stage["queue"], of_stage["filled"]]
+        x, (queue, filled) = self.memories[stage](x, states, of_stage.get("projected"), training=training)
+        return x, {stage: {"queue": queue, "filled": filled}}
 
     def reset_state(self, state: State, which: Any = None) -> State:
         """Returns `state` with some streams as if they had seen nothing, and the others untouched.
@@ -232,23 +235,39 @@ class RecurrentVideoSwin(Configured, keras.Model):
         outputs, new_state = self._through(self._layers_in_order(), clip, state, None)
         return keras.Model([clip, *flatten(state)], [outputs, *flatten(new_state)], name=f"{self.name}_step")
 
-    def split(self) -> tuple[keras.Model, keras.Model]:
-        """Returns `step` in two functional models that share the weights: before the first memory, and from it on.
+    def split(self) -> tuple[keras.Model, keras.Model, list[keras.Model]]:
+        """Returns `step` in functional models that share the weights, for streams: none computes anything twice.
 
         What comes before the first memory does not depend on the past: of a recording it can run for many clips at a
-        time. The first model takes clips (batch, frames, height, width, channels), and gives the tokens that the first
-        memory takes. The second takes these and gives what `step_model` gives, the clip in whose place they are.
+        time. And what is read of a slot of a queue is the same at every step, but for its age.
+
+        Returns:
+            What comes before the first memory: takes clips (batch, frames, height, width, channels), and gives the
+            tokens that the first memory takes.
+
+            What follows: takes a list of these tokens, and then of each memory the newest slot of its queue (batch,
+            1, num_tokens, channels), `filled`, and what is read of all its slots (batch, memory_length, num_tokens,
+            2 · channels); gives a list of the outputs of `model`, and then of each memory its new slot and `filled`.
+
+            For each memory, what is read of slots: takes (batch, slots, num_tokens, channels), and gives (batch,
+            slots, num_tokens, 2 · channels). Of slots that are not filled, any finite numbers do.
         """
         layers = list(self._layers_in_order())
         first = next(index for index, layer in enumerate(layers) if layer.name in self.memories)
         before = keras.Model(_backbone(self.model).input, layers[first].output, name=f"{self.name}_before")
+        state, inputs, projections = self._symbolic_state(), [], []
+        for stage, memory in self.memories.items():
+            length, *slot = memory.state_size[0]
+            slots = keras.Input((None, *slot), name=f"{stage}_slots")
+            projections.append(keras.Model(slots, memory.project(slots), name=f"{self.name}_{stage}_projection"))
+            state[stage]["queue"] = keras.Input((1, *slot), name=f"{stage}_newest")
+            state[stage]["projected"] = keras.Input((length, *projections[-1].output.shape[2:]), name=f"{stage}_read")
+            inputs += [state[stage][name] for name in ("queue", "filled", "projected")]
         tokens = keras.Input(layers[first].output.shape[1:], dtype=layers[first].output.dtype, name="tokens")
-        state, new_state = self._symbolic_state(), {}
-        stage = layers[first].name
-        x, new_state[stage] = self._read_and_write(stage, tokens, state[stage], None)
-        outputs, others = self._through(layers[first + 1 :], x, state, None)
-        new_state |= others
-        return before, keras.Model([tokens, *flatten(state)], [outputs, *flatten(new_state)], name=f"{self.name}_after")
+        x, new_state = self._through_memory(layers[first].name, tokens, state, None)
+        x, others = self._through(layers[first + 1 :], x, state, None)
+        after = keras.Model([tokens, *inputs], [x, *flatten(new_state | others)], name=f"{self.name}_after")
+        return before, after, projections
 
     def _symbolic_state(self) -> State:
         return {

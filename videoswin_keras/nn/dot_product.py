@@ -41,7 +41,7 @@ def attend(qkv: Any, bias: Any, masks: Any, dropout_rate: float = 0.0, seed: Any
         from videoswin_keras.nn import torch_functions
 
         return _joined(torch_functions.attention(query, key, value, bias), qkv)
-    return _joined(_attended(query, key, value, bias, masks, dropout_rate, seed), qkv)
+    return _joined(_attended(_logits(query, key, bias, masks), value, dropout_rate, seed), qkv)
 
 
 def attend_recomputing(qkv: Any, bias: Any, seam: windows.Seam | None) -> Any:
@@ -65,28 +65,37 @@ def attend_recomputing(qkv: Any, bias: Any, seam: windows.Seam | None) -> Any:
     return with_gradients(outputs, gradients, qkv, bias)
 
 
-def attend_to(query: Any, key: Any, value: Any, visible: Any) -> Any:
+def attend_to(query: Any, key: Any, value: Any, visible: Any, in_pieces: bool) -> Any:
     """Returns what queries attend to among other tokens.
 
     Args:
-        query: (batch, queries, channels), floating.
+        query: (batch, heads, queries, width), floating.
         key: (batch, heads, tokens, width), of the same dtype.
         value: The same.
         visible: (batch, tokens), boolean. Where no token is, what is returned is finite and means nothing.
+        in_pieces: Whether to take a few heads at a time: for calls without gradients, where nothing is fused.
 
     Returns:
         (batch, queries, channels).
     """
-    queries, channels = ops.shape(query)[1:]
-    query = split_heads(query, ops.shape(key)[1])
-    bias = ops.cast(ops.where(ops.expand_dims(ops.expand_dims(visible, 1), 1), 0.0, HIDDEN), query.dtype)
+    batch, heads, queries, width = ops.shape(query)
+    visible = ops.expand_dims(ops.expand_dims(visible, 1), 1)
+
+    def attend(query: Any, key: Any, value: Any, _: Any = None) -> Any:
+        # Not a bias: in a loop TensorFlow 2.21 fuses one of these dimensions with oneDNN, and returns empty tensors.
+        return _attended(ops.where(visible, _products(query, key), HIDDEN), value)
+
     if keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
 
+        bias = ops.cast(ops.where(visible, 0.0, HIDDEN), query.dtype)
         attended = torch_functions.attention(query, key, value, bias)
+    elif in_pieces:
+        weights_bytes = 4 * queries * ops.shape(key)[2]  # of a head
+        attended = pieces.over_windows(attend, [query, key, value], None, weights_bytes)
     else:
-        attended = _attended(query, key, value, bias)
-    return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, queries, channels))
+        attended = attend(query, key, value)
+    return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (batch, queries, heads * width))
 
 
 def split_heads(x: Any, heads: int) -> Any:
@@ -104,7 +113,7 @@ def _gradients(qkv: Any, bias: Any, masks: Any, upstream: Any) -> tuple[Any, Any
     """Returns the gradients of `qkv`, and in float32 of `bias`."""
     heads = ops.shape(bias)[0]
     query, key, value = _split(qkv, bias)
-    weights, total = _weights(query, key, bias, masks)
+    weights, total = _weights(_logits(query, key, bias, masks))
     weights = weights if total is None else weights / total
     upstream = split_heads(upstream, heads)
     d_value = ops.matmul(_turned(ops.cast(weights, value.dtype)), upstream)
@@ -117,25 +126,33 @@ def _gradients(qkv: Any, bias: Any, masks: Any, upstream: Any) -> tuple[Any, Any
     return ops.reshape(d_qkv, ops.shape(qkv)), d_bias
 
 
-def _attended(
-    query: Any, key: Any, value: Any, bias: Any, masks: Any = None, dropout_rate: float = 0.0, seed: Any = None
-) -> Any:
+def _attended(logits: Any, value: Any, dropout_rate: float = 0.0, seed: Any = None) -> Any:
     """Attends by explicit products, where nothing is fused."""
-    weights, total = _weights(query, key, bias, masks)
+    weights, total = _weights(logits)
     attended = ops.matmul(random.dropout(ops.cast(weights, value.dtype), dropout_rate, seed), value)
     return attended if total is None else ops.cast(ops.cast(attended, total.dtype) / total, attended.dtype)
 
 
-def _weights(query: Any, key: Any, bias: Any, masks: Any) -> tuple[Any, Any]:
-    """Returns attention weights, float32 (windows, heads, tokens, tokens), and what they are to be divided by."""
-    logits = ops.matmul(query * ops.shape(query)[-1] ** -0.5, _turned(key)) + bias
-    if masks is not None:
-        count, heads, tokens, _ = shape = ops.shape(logits)
-        kinds = ops.shape(masks)[0]
-        logits = ops.reshape(logits, (count // kinds, kinds, heads, tokens, tokens))
-        logits = ops.reshape(logits + ops.expand_dims(ops.cast(masks, logits.dtype), 1), shape)
+def _logits(query: Any, key: Any, bias: Any, masks: Any) -> Any:
+    """Returns (windows, heads, tokens, tokens)."""
+    logits = _products(query, key) + bias
+    if masks is None:
+        return logits
+    count, heads, tokens, _ = shape = ops.shape(logits)
+    kinds = ops.shape(masks)[0]
+    logits = ops.reshape(logits, (count // kinds, kinds, heads, tokens, tokens))
+    return ops.reshape(logits + ops.expand_dims(ops.cast(masks, logits.dtype), 1), shape)
+
+
+def _products(query: Any, key: Any) -> Any:
+    return ops.matmul(query * ops.shape(query)[-1] ** -0.5, _turned(key))
+
+
+def _weights(logits: Any) -> tuple[Any, Any]:
+    """Returns attention weights, float32 of the same shape, and what they are to be divided by or None."""
+    dtype = keras.backend.standardize_dtype(logits.dtype)
     logits = ops.cast(logits, "float32")
-    if keras.backend.backend() != "jax" or keras.backend.standardize_dtype(query.dtype) == "float16":
+    if keras.backend.backend() != "jax" or dtype == "float16":
         return ops.softmax(logits, axis=-1), None
     weights = ops.exp(logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True)))
     # XLA is faster where outputs are divided, not weights; in float16 they would overflow.

@@ -8,7 +8,7 @@ from keras import ops
 
 def linear(layer: keras.layers.Dense, x: Any) -> Any:
     """Returns `layer(x)`."""
-    if keras.backend.backend() != "torch" or layer.quantization_mode:
+    if keras.backend.backend() != "torch" or layer.quantization_mode or keras.backend.is_keras_tensor(x):
         return layer(x)
     from videoswin_keras.nn import torch_functions
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from videoswin_keras.nn import dot_product, pieces
+from videoswin_keras.nn import dot_product
 from videoswin_keras.nn.composite import CompositeLayer
 from videoswin_keras.nn.linear import linear
 
@@ -21,8 +21,8 @@ class CrossAttention(CompositeLayer):
     Args:
         **kwargs: `name`, `dtype`, …, as for every Keras layer.
 
-    Input: queries (batch, queries, channels), tokens (batch, tokens, channels), both floating, and `visible`
-    (batch, tokens), boolean. Heads are 32 channels wide; fewer channels than that make one head.
+    Input: queries (batch, queries, channels), what `project` returned for the tokens (batch, tokens, 2 · channels),
+    both floating, and `visible` (batch, tokens), boolean. Heads are 32 channels wide; fewer channels make one head.
     Output: (batch, queries, channels); exactly zero where no token is visible.
 
     Raises:
@@ -32,8 +32,9 @@ class CrossAttention(CompositeLayer):
 
     >>> import numpy as np
     >>> attention = CrossAttention()
+    >>> attention.build((None, None, 64))
     >>> queries, tokens = np.ones((1, 4, 64), "float32"), np.ones((1, 7, 64), "float32")
-    >>> tuple(attention(queries, tokens, np.ones((1, 7), bool)).shape)
+    >>> tuple(attention(queries, attention.project(tokens), np.ones((1, 7), bool)).shape)
     (1, 4, 64)
     """
 
@@ -49,18 +50,15 @@ class CrossAttention(CompositeLayer):
             layer.build((None, None, channels))
             setattr(self, name, layer)
 
-    def call(self, x: Any, tokens: Any, visible: Any, training: bool | None = None) -> Any:
-        key_value = ops.split(linear(self.key_value, tokens), 2, axis=-1)
-        key, value = (dot_product.split_heads(part, self.num_heads) for part in key_value)
+    def project(self, tokens: Any) -> Any:
+        """Returns keys and values, side by side, of tokens (…, channels): (…, 2 · channels)."""
+        return linear(self.key_value, tokens)
 
-        def attend(x: Any) -> Any:
-            attended = dot_product.attend_to(linear(self.query, x), key, value, visible)
-            return linear(self.projection, attended)
-
-        float8 = self.query.quantization_mode == "float8"  # one scale for all tokens
-        is_whole = training or float8 or keras.backend.backend() == "torch"  # whose attention is fused
-        bytes_each = 0 if is_whole else 4 * self.num_heads * ops.shape(tokens)[1]  # attention weights
-        attended = pieces.over_tokens(attend, x, bytes_each)
+    def call(self, x: Any, key_value: Any, visible: Any, training: bool | None = None) -> Any:
+        parts = linear(self.query, x), *ops.split(key_value, 2, axis=-1)
+        query, key, value = (dot_product.split_heads(part, self.num_heads) for part in parts)
+        attended = dot_product.attend_to(query, key, value, visible, in_pieces=not training)
+        attended = linear(self.projection, attended)
         anything = ops.reshape(ops.any(visible, axis=1), (-1, 1, 1))
         return ops.where(anything, attended, ops.zeros((), attended.dtype))
 
@@ -78,7 +76,9 @@ class FeedbackAttentionMemory(CompositeLayer):
     queue reaches.
 
     A cell of Keras's protocol: `state_size`, `get_initial_state`, and `call(inputs, states)`, which returns the
-    output and the new states and keeps nothing. In `keras.layers.RNN` it needs `FlatMemoryCell`.
+    output and the new states and keeps nothing. In `keras.layers.RNN` it needs `FlatMemoryCell`. What reads the queue
+    at every step can keep what `project` returned for each of its slots, and give it as `projected`; the queue is then
+    its newest slot alone, and so is the new one.
 
     Args:
         num_tokens: Integer. Tokens of a summary.
@@ -147,9 +147,20 @@ class FeedbackAttentionMemory(CompositeLayer):
         queue, filled = self.state_size
         return [ops.zeros((batch_size, *queue), "float32"), ops.zeros((batch_size, *filled), "int32")]
 
-    def call(self, inputs: Any, states: list[Any], training: bool | None = None) -> tuple[Any, list[Any]]:
+    def project(self, queue: Any) -> Any:
+        """Returns what is read of slots (batch, slots, num_tokens, channels), whatever their age.
+
+        That is (batch, slots, num_tokens, 2 · channels): keys and values, side by side.
+        """
+        return self.read_attention.project(self.queue_norm(queue))
+
+    def call(
+        self, inputs: Any, states: list[Any], projected: Any = None, training: bool | None = None
+    ) -> tuple[Any, list[Any]]:
         queue, filled = states
         expected = (inputs.shape[0], *self.state_size[0])
+        if projected is not None:
+            expected = (expected[0], 1, *expected[2:])
         if len(queue.shape) != len(expected) or any(
             None not in (got, want) and got != want for got, want in zip(queue.shape, expected, strict=True)
         ):
@@ -162,20 +173,24 @@ class FeedbackAttentionMemory(CompositeLayer):
         slots = ops.expand_dims(ops.arange(self.memory_length, dtype="int32"), 0)
         real = slots >= self.memory_length - ops.expand_dims(filled, 1)
         # A slot that is not real may hold anything, even what is not a number.
-        queue = ops.where(ops.expand_dims(ops.expand_dims(real, 2), 3), queue, 0.0)
-        x = self._read(x, ops.cast(queue, self.compute_dtype), real, training)
+        is_real = ops.expand_dims(ops.expand_dims(real[:, -expected[1] :], 2), 3)
+        queue = ops.where(is_real, queue, 0.0)
+        if projected is None:
+            projected = self.project(ops.cast(queue, self.compute_dtype))
+        x = self._read(x, ops.cast(projected, self.compute_dtype), real, training)
         summary = self._summary(x, ops.cast(queue[:, -1], self.compute_dtype), real[:, -1], training)
         summary = ops.expand_dims(ops.cast(summary, "float32"), 1)
         queue = ops.concatenate([queue[:, 1:], summary], axis=1)
         return ops.reshape(x, shape), [queue, ops.minimum(filled + 1, self.memory_length)]
 
-    def _read(self, x: Any, queue: Any, real: Any, training: bool | None) -> Any:
+    def _read(self, x: Any, projected: Any, real: Any, training: bool | None) -> Any:
         batch, count = ops.shape(x)[0], self.memory_length * self.num_tokens
         ages = ops.expand_dims(ops.convert_to_tensor(age_encoding(self.memory_length, self.channels)), 1)
         ages = ops.cast(ages * ops.cast(self.age_scale, "float32"), self.compute_dtype)
-        tokens = ops.reshape(self.queue_norm(queue) + ages, (batch, count, self.channels))
+        bias = ops.cast(self.read_attention.key_value.bias, self.compute_dtype)  # which the slots have already
+        projected = ops.reshape(projected + (self.read_attention.project(ages) - bias), (batch, count, -1))
         visible = ops.repeat(real, self.num_tokens, axis=1)
-        remembered = self.read_attention(self.read_norm(x), tokens, visible, training=training)
+        remembered = self.read_attention(self.read_norm(x), projected, visible, training=training)
         return x + ops.tanh(ops.cast(self.gate, self.compute_dtype)) * remembered
 
     def _summary(self, x: Any, newest: Any, is_real: Any, training: bool | None) -> Any:
@@ -184,7 +199,9 @@ class FeedbackAttentionMemory(CompositeLayer):
         tokens = ops.concatenate([self.clip_norm(x), self.feedback_norm(newest)], axis=1)
         is_real = ops.broadcast_to(ops.expand_dims(is_real, 1), (batch, self.num_tokens))
         visible = ops.concatenate([ops.ones((batch, clip_tokens), "bool"), is_real], axis=1)
-        written = self.write_attention(self.query_norm(queries), tokens, visible, training=training)
+        written = self.write_attention(
+            self.query_norm(queries), self.write_attention.project(tokens), visible, training=training
+        )
         return self.summary_norm(queries + written)
 
     def save_own_variables(self, store: Any) -> None:
@@ -198,7 +215,9 @@ class FeedbackAttentionMemory(CompositeLayer):
         batch = input_shape[0]
         return tuple(input_shape), [(batch, *size) for size in self.state_size]
 
-    def compute_output_spec(self, inputs: Any, states: Any, training: bool | None = None) -> tuple:
+    def compute_output_spec(
+        self, inputs: Any, states: Any, projected: Any = None, training: bool | None = None
+    ) -> tuple:
         output = keras.KerasTensor(inputs.shape, self.compute_dtype)
         return output, [keras.KerasTensor(state.shape, state.dtype) for state in states]
 

@@ -32,12 +32,14 @@ class StreamState:
         window: The pictures of the next clip that are known already, None where frames are missing.
         done: Moments for which a result has been given.
         memory: Queue and count of each memory; empty for a model without one.
+        projected: What is read of the slots of each queue, kept because the queue changes by one slot at a time.
     """
 
     sampler: Sampler
     window: deque[np.ndarray | None]
     done: int
     memory: list[np.ndarray]
+    projected: list[np.ndarray]
 
     def to_arrays(self) -> dict[str, np.ndarray]:
         """Returns the state as arrays, for a file; `VideoStream.restore` takes them."""
@@ -50,7 +52,7 @@ class StreamState:
             "is_known": np.array([picture is not None for picture in self.window], bool),
             "window": np.stack(pictures) if pictures else np.zeros(0, "uint8"),
         }
-        return arrays | {f"memory{index}": value for index, value in enumerate(self.memory)}
+        return arrays | {f"memory{index}": value.copy() for index, value in enumerate(self.memory)}
 
 
 class VideoStream:
@@ -124,8 +126,9 @@ class VideoStream:
         self._classifier, self._model = classifier, model
         self._before: keras.Model = model
         self._after: keras.Model | None = None
+        self._projections: list[keras.Model] = []
         if isinstance(model, RecurrentVideoSwin):
-            self._before, self._after = model.split()
+            self._before, self._after, self._projections = model.split()
         self.start()  # says what is wrong with `fps` or `longest_hold`
 
     @property
@@ -149,7 +152,8 @@ class VideoStream:
         if isinstance(self._model, RecurrentVideoSwin):
             memory = [np.array(ops.convert_to_numpy(part)) for part in flatten(self._model.initial_state(1))]
         sampler = Sampler(self.fps, self.longest_hold, self.prepare)
-        return StreamState(sampler, deque(maxlen=self.clip_frames), 0, memory)
+        projected = [np.zeros((*queue.shape[:-1], 2 * queue.shape[-1]), "float32") for queue in memory[::2]]
+        return StreamState(sampler, deque(maxlen=self.clip_frames), 0, memory, projected)
 
     def restore(self, arrays: dict[str, np.ndarray]) -> StreamState:
         """Returns the state that `StreamState.to_arrays` gave, of a stream with the same arguments."""
@@ -166,7 +170,10 @@ class VideoStream:
         shapes = [part.shape for part in memory], [part.shape for part in state.memory]
         if shapes[0] != shapes[1]:
             raise ValueError(f"This is no state of this stream: its memory has {shapes[0]}, expected {shapes[1]}.")
-        state.done, state.memory = done, memory
+        state.done, state.memory[1::2] = done, memory[1::2]
+        for index, (queue, filled) in enumerate(zip(memory[::2], memory[1::2], strict=True)):
+            for slot in range(queue.shape[1] - int(filled[0]), queue.shape[1]):
+                self._push(state, index, queue[:, slot : slot + 1])
         return state
 
     def batches(
@@ -238,12 +245,7 @@ class VideoStream:
         with _garbage_removed():
             outputs = self._before.predict_on_batch(as_input(self._classifier, inputs))[: len(clips)]
         if self._after is not None:
-            scores = []
-            for tokens in outputs:
-                with _garbage_removed():
-                    output, *state.memory = self._after.predict_on_batch([tokens[None], *state.memory])
-                scores.append(output[0])
-            outputs = np.stack(scores)
+            outputs = np.concatenate([self._step(self._after, tokens[None], state) for tokens in outputs])
         probabilities = as_probabilities(self._classifier, outputs)
         if not np.isfinite(probabilities).all():
             raise ValueError(
@@ -251,6 +253,27 @@ class VideoStream:
                 f"{state.done / self.fps:.1f} s. Are its weights sound, and its dtype wide enough?"
             )
         return [tuple(row.tolist()) for row in probabilities]
+
+    def _step(self, after: keras.Model, tokens: np.ndarray, state: StreamState) -> np.ndarray:
+        """Takes the tokens of a clip through the memories and what follows them."""
+        inputs = [tokens]
+        for index, projected in enumerate(state.projected):
+            queue, filled = state.memory[2 * index : 2 * index + 2]
+            inputs += [queue[:, -1:], filled, projected]
+        with _garbage_removed():
+            outputs, *new = after.predict_on_batch(inputs)
+            for index, summary in enumerate(new[::2]):
+                self._push(state, index, summary)
+        state.memory[1::2] = new[1::2]
+        return outputs
+
+    def _push(self, state: StreamState, memory: int, summary: np.ndarray) -> None:
+        """Drops the oldest slot of a memory's queue, and appends a summary and what is read of it."""
+        projection = self._projections[memory].predict_on_batch(summary)
+        for slots, new in ((state.memory[2 * memory], summary), (state.projected[memory], projection)):
+            flat = slots.reshape(-1)  # which NumPy moves without a copy
+            flat[: -new.size] = flat[new.size :]
+            flat[-new.size :] = new.reshape(-1)
 
 
 @contextlib.contextmanager
