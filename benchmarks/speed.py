@@ -222,17 +222,15 @@ def measure(cell: Cell, implementations: list[str], rounds: int, calls: int) -> 
     """Returns what each implementation took in each round, and its peak memory."""
     processes = {name: Process(name, cell, calls) for name in implementations}
     try:
-        for name, process in list(processes.items()):  # they warm up together, to save time
-            try:
-                process.hear()
-            except RuntimeError as error:
-                if name == PEER:
-                    raise
-                print(f"{name}: {error}", file=sys.stderr)  # not enough memory, or nothing that compiles
-                del processes[name]
-        for _ in range(rounds):
-            for process in processes.values():
-                process.run()
+        for step in (Process.hear, *[Process.run] * rounds):  # they warm up together, to save time
+            for name, process in list(processes.items()):
+                try:
+                    step(process)
+                except (RuntimeError, OSError) as error:  # not enough memory, or nothing that compiles
+                    if name == PEER:
+                        raise
+                    print(f"{name}: {error}", file=sys.stderr)
+                    del processes[name]
     finally:
         for process in processes.values():
             process.pipes.kill()

@@ -330,8 +330,9 @@ def test_errors(memory, message):
         small_model(memory)
 
 
-def test_memory_true_is_the_default():
-    model = VideoSwinT(ANY, num_classes=3, memory=True, depths=(1, 1, 1, 1))
+@pytest.mark.parametrize("default", [True, {}])
+def test_the_default_memory(default):
+    model = VideoSwinT(ANY, num_classes=3, memory=default, depths=(1, 1, 1, 1))
     (memory,) = model.memories.values()
     assert (memory.name, memory.num_tokens, memory.memory_length, memory.channels) == ("memory4", 128, 25, 768)
     assert sum(x.nbytes for x in as_numpy(model.initial_state(1))) == 128 * 768 * 25 * 4 + 4

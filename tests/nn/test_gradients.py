@@ -1,5 +1,9 @@
 """Gradients that are not the backends' own against those that are."""
 
+import gc
+import weakref
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -50,6 +54,20 @@ def test_remat_of_several_arguments_and_outputs():
     found, expected = (gradients_of(loss(wrap), X, WEIGHT) for wrap in (gradients.remat, lambda function: function))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("remat", [gradients.remat, gradients.remat_cheap])
+def test_remat_holds_nothing_afterwards(remat):
+    def loss(layer, x):
+        return ops.sum(remat(lambda x: layer(ops.sin(x)))(x))
+
+    layers = [keras.layers.Dense(5)]
+    layers[0].build(X.shape)
+    there = weakref.ref(layers[0])
+    gradients_of(partial(loss, layers[0]), X)
+    layers.clear()
+    gc.collect()
+    assert there() is None
 
 
 def test_with_gradients():

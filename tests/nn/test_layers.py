@@ -76,6 +76,14 @@ def test_seam_keeps_tokens_of_different_regions_apart():
     np.testing.assert_allclose(outputs, np.concatenate(apart, axis=1), atol=1e-6)
 
 
+def test_a_seam_of_other_windows():
+    attention = WindowAttention(1, (1, 1, 4))
+    seam = Seam(np.zeros((1, 4, 4), "float32"), np.zeros(3, "int32"))
+    with pytest.raises(ValueError, match=r"of 3 windows\. Received: 6"):
+        attention(np.zeros((6, 4, 4), "float32"), seam=seam)
+    assert attention(np.zeros((2, 3, 4, 4), "float32"), seam=seam).shape == (2, 3, 4, 4)
+
+
 @pytest.mark.parametrize(
     "rates",
     [

@@ -82,13 +82,14 @@ def _variant(size: str) -> Callable[..., Model]:
         **kwargs: Any,
     ) -> Model:
         trainable = kwargs.pop("trainable", True)
+        memory = ({} if memory else None) if isinstance(memory, bool) else memory
         backbone = VideoSwinBackbone(
             input_shape,
             window_size=window_size,
             drop_path_rate=drop_path_rate,
             include_rescaling=include_rescaling,
             pooling=None if include_top else pooling,
-            name=None if include_top or memory else name,
+            name=None if include_top or memory is not None else name,
             dtype=dtype,
             **{key: value for key, value in defaults.items() if key != "drop_path_rate"} | kwargs,
         )
@@ -100,11 +101,11 @@ def _variant(size: str) -> Callable[..., Model]:
                 pooling=pooling or "avg",
                 dropout_rate=dropout_rate,
                 activation=activation,
-                name=None if memory else name,
+                name=None if memory is not None else name,
                 dtype=dtype,
             )
-        if memory:
-            model = RecurrentVideoSwin(model, **({} if memory is True else memory), name=name, dtype=dtype)
+        if memory is not None:
+            model = RecurrentVideoSwin(model, **memory, name=name, dtype=dtype)
         if not trainable:
             model.trainable = False
         if weights is not None:

@@ -31,7 +31,8 @@ class WindowAttention(CompositeLayer):
     Output: same shape.
 
     Raises:
-        ValueError: if the channels are not a multiple of `num_heads`, or there are more tokens than a window has.
+        ValueError: if the channels are not a multiple of `num_heads`, or there are more tokens than a window has,
+            or another number of windows than `seam` has.
 
     Example:
 
@@ -120,6 +121,12 @@ class WindowAttention(CompositeLayer):
         attention_seed, projection_seed = self.draw_seeds(training) if seeds is None else seeds
         shape = ops.shape(x)
         x = x if len(shape) == 4 else ops.expand_dims(x, 0)
+        count = ops.shape(x)[1]
+        if seam is not None and windows.is_static(count) and len(seam.kinds) != count:
+            raise ValueError(
+                f"The seam is that of {len(seam.kinds)} windows. Received: {count}. "
+                "Give windows of several clips as (batch, windows, tokens, channels)."
+            )
         bias = self.position_bias(shape[-2])
         if attention_seed is not None or self.qkv.quantization_mode == "float8":  # one draw, one scale for all windows
             with pieces.whole():

@@ -41,11 +41,15 @@ def with_gradients(function: Callable, gradients: Callable, *inputs: Any) -> Any
 
         return torch_functions.WithGradients.apply(function, gradients, *inputs)
 
-    def both(*inputs: Any) -> tuple[Any, Callable]:
-        first, *others = inputs
-        return function(*inputs), lambda upstream: gradients(_after(first, upstream), *others, upstream)
+    def waiting(first: Any, *others_and_upstream: Any) -> tuple:
+        return gradients(_after(first, others_and_upstream[-1]), *others_and_upstream)
 
-    return ops.custom_gradient(both)(*inputs)
+    if keras.backend.backend() == "jax":
+        from videoswin_keras.nn import jax_functions
+
+        return jax_functions.with_gradients(function, waiting, *inputs)
+    both = ops.custom_gradient(lambda *inputs: (function(*inputs), lambda upstream: waiting(*inputs, upstream)))
+    return both(*inputs)
 
 
 def with_adjoint(function: Callable[[Any], Any], adjoint: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -11,20 +11,32 @@ def remat(function: Callable, after: Callable[[Any, Any], Any]) -> Callable:
     """Returns `function`, of which only the arguments are kept; `after(x, gradient)` makes x wait for the gradient."""
 
     def call(*arguments: Any) -> Any:
-        pure, captured = jax.closure_convert(function, *arguments)  # weights become arguments, for their gradients
-        run = jax.custom_vjp(pure)
+        # Weights, which it captures, become arguments. `jax.closure_convert` would keep them for good.
+        jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+        structure = jax.tree.structure(shapes)
+        is_weight = [isinstance(x, jax.core.Tracer) and jnp.issubdtype(x.dtype, jnp.inexact) for x in jaxpr.consts]
+        weights = [x for x, is_one in zip(jaxpr.consts, is_weight, strict=True) if is_one]
 
-        def forward(*inputs: Any) -> tuple:
-            return pure(*inputs), inputs
+        def pure(weights: list, *arguments: Any) -> Any:
+            those = iter(weights)
+            consts = [next(those) if is_one else x for x, is_one in zip(jaxpr.consts, is_weight, strict=True)]
+            return jax.tree.unflatten(structure, jax.core.eval_jaxpr(jaxpr.jaxpr, consts, *jax.tree.leaves(arguments)))
 
-        def backward(inputs: tuple, gradients: Any) -> tuple:
-            first = after(inputs[0], jax.tree.leaves(gradients)[0])
-            return jax.vjp(pure, first, *inputs[1:])[1](gradients)
+        def gradients(weights: list, first: Any, *others_and_upstream: Any) -> tuple:
+            *others, upstream = others_and_upstream
+            first = after(first, jax.tree.leaves(upstream)[0])
+            return jax.vjp(pure, weights, first, *others)[1](upstream)
 
-        run.defvjp(forward, backward)
-        return run(*arguments, *captured)
+        return with_gradients(pure, gradients, weights, *arguments)
 
     return call
+
+
+def with_gradients(function: Callable, gradients: Callable, *inputs: Any) -> Any:
+    """Returns `function(*inputs)`, with `gradients(*inputs, upstream)` for the gradients of the inputs."""
+    run = jax.custom_vjp(function)
+    run.defvjp(lambda *inputs: (function(*inputs), inputs), lambda inputs, upstream: gradients(*inputs, upstream))
+    return run(*inputs)
 
 
 def loop(function: Callable, pieces: list) -> tuple[Any, Any]:

@@ -87,9 +87,10 @@ def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | No
 
 
 def takes_onednn(x: torch.Tensor) -> bool:
-    """Whether oneDNN can multiply by `x`: float32, on a CPU, not within `torch.compile` or `torch.export`."""
-    is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling()
-    return is_plain and _has_onednn()
+    """Whether oneDNN can multiply by `x`: float32, on a CPU, not while a program is traced, compiled or exported."""
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and not is_traced
+    return is_plain and torch.backends.mkldnn.enabled and _has_onednn()
 
 
 @functools.cache
