@@ -38,7 +38,7 @@ def classify(video: str, weights: str, began: float) -> None:
 
     sys.path.insert(0, str(ROOT))
     from videoswin_keras import classification
-    from videoswin_keras.cli.main import main
+    from videoswin_keras.cli.main import command
     from videoswin_keras.models import conversion
 
     spent["import"] = time.time() - began
@@ -46,7 +46,8 @@ def classify(video: str, weights: str, began: float) -> None:
     timed(conversion, "assign", "load")
     timed(classification.VideoPipeline, "__call__", "decode")  # with what comes after it
     timed(classification.VideoPipeline, "probabilities", "run")
-    if code := main(["classify", video, "--weights", weights]):
+    sys.argv[1:] = ["classify", video, "--weights", weights]
+    if code := command():
         raise SystemExit(code)
     spent["build"] -= spent["load"]
     spent["decode"] -= spent["run"]

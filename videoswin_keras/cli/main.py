@@ -1,6 +1,7 @@
 """`videoswin`: one verb per file; each parses, then calls the library."""
 
 import argparse
+import gc
 import importlib
 import os
 import sys
@@ -58,5 +59,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+def command() -> int:
+    """`main`, in a process that ends with it."""
+    code = main()
+    gc.freeze()  # or Python goes through all that was imported before it exits, for more than a second
+    return code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

@@ -7,6 +7,7 @@ import keras
 from videoswin_keras.models.backbone import VideoSwinBackbone, pool
 from videoswin_keras.models.configured import ConfiguredModel
 from videoswin_keras.nn import random
+from videoswin_keras.nn.initializers import RandomNormal
 
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")
@@ -64,7 +65,7 @@ class VideoSwinClassifier(ConfiguredModel):
         x = pool(pooling, dtype)(backbone(backbone.input))
         x = keras.layers.Dropout(random.check_rate("dropout_rate", dropout_rate), dtype=dtype, name="dropout")(x)
         # The official head: a normal of deviation 0.01, not the 0.02 of the backbone.
-        initializer = keras.initializers.RandomNormal(stddev=0.01)
+        initializer = RandomNormal(stddev=0.01)
         x = keras.layers.Dense(num_classes, kernel_initializer=initializer, dtype=dtype, name="head")(x)
         outputs = keras.layers.Activation(keras.activations.get(activation), dtype="float32", name="predictions")(x)
 

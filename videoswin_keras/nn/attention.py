@@ -8,6 +8,7 @@ from keras import ops
 
 from videoswin_keras.nn import dot_product, pieces, random, windows
 from videoswin_keras.nn.composite import CompositeLayer
+from videoswin_keras.nn.initializers import RandomNormal
 from videoswin_keras.nn.linear import linear
 
 
@@ -69,7 +70,7 @@ class WindowAttention(CompositeLayer):
                 f"num_heads={self.num_heads}."
             )
         # The official trunc_normal_(std=0.02) truncates at ±2, a hundred deviations away: a plain normal.
-        normal = keras.initializers.RandomNormal(stddev=0.02)
+        normal = RandomNormal(stddev=0.02)
         self.relative_position_bias_table = self.add_weight(
             name="relative_position_bias_table",
             shape=(windows.num_relative_positions(self.window_size), self.num_heads),
@@ -78,14 +79,14 @@ class WindowAttention(CompositeLayer):
         self.qkv = keras.layers.Dense(
             3 * channels,
             use_bias=self.qkv_bias,
-            kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
+            kernel_initializer=RandomNormal(stddev=0.02),
             dtype=self.dtype_policy,
             name="qkv",
         )
         self.qkv.build(input_shape)
         self.projection = keras.layers.Dense(
             channels,
-            kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
+            kernel_initializer=RandomNormal(stddev=0.02),
             dtype=self.dtype_policy,
             name="projection",
         )

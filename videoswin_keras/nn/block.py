@@ -10,6 +10,7 @@ from videoswin_keras.nn import pieces, random, windows
 from videoswin_keras.nn.attention import WindowAttention
 from videoswin_keras.nn.composite import CompositeLayer
 from videoswin_keras.nn.gradients import remat, remat_cheap, with_adjoint
+from videoswin_keras.nn.initializers import RandomNormal
 from videoswin_keras.nn.linear import gelu, linear, linear_gelu
 
 
@@ -80,7 +81,7 @@ class VideoSwinBlock(CompositeLayer):
             return layer
 
         def dense(name: str, inputs: int, outputs: int) -> keras.layers.Layer:
-            initializer = keras.initializers.RandomNormal(stddev=0.02)
+            initializer = RandomNormal(stddev=0.02)
             layer = keras.layers.Dense(outputs, kernel_initializer=initializer, dtype=self.dtype_policy, name=name)
             layer.build((*input_shape[:-1], inputs))
             return layer

@@ -69,7 +69,7 @@ def attend_to(query: Any, key: Any, value: Any, visible: Any, in_pieces: bool) -
     """Returns what queries attend to among other tokens.
 
     Args:
-        query: (batch, heads, queries, width), floating.
+        query: (batch, queries, channels), floating.
         key: (batch, heads, tokens, width), of the same dtype.
         value: The same.
         visible: (batch, tokens), boolean. Where no token is, what is returned is finite and means nothing.
@@ -78,7 +78,8 @@ def attend_to(query: Any, key: Any, value: Any, visible: Any, in_pieces: bool) -
     Returns:
         (batch, queries, channels).
     """
-    batch, heads, queries, width = ops.shape(query)
+    queries, channels = ops.shape(query)[1:]  # before they are split, for tf2onnx: see `windows.Tiling.join`
+    query = split_heads(query, ops.shape(key)[1])
     visible = ops.expand_dims(ops.expand_dims(visible, 1), 1)
 
     def attend(query: Any, key: Any, value: Any, _: Any = None) -> Any:
@@ -95,7 +96,7 @@ def attend_to(query: Any, key: Any, value: Any, visible: Any, in_pieces: bool) -
         attended = pieces.over_windows(attend, [query, key, value], None, weights_bytes)
     else:
         attended = attend(query, key, value)
-    return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (batch, queries, heads * width))
+    return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, queries, channels))
 
 
 def split_heads(x: Any, heads: int) -> Any:

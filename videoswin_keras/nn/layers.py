@@ -8,6 +8,7 @@ from keras import ops
 
 from videoswin_keras.nn import windows
 from videoswin_keras.nn.composite import CompositeLayer
+from videoswin_keras.nn.initializers import RandomNormal, RandomUniform
 
 # RGB statistics of ImageNet on the scale 0–255, which every published checkpoint was trained with.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -109,11 +110,9 @@ class PatchEmbedding(CompositeLayer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(*self.patch_size, channels, self.embed_dim),
-            initializer=keras.initializers.RandomUniform(-bound, bound),
+            initializer=RandomUniform(-bound, bound),
         )
-        self.bias = self.add_weight(
-            name="bias", shape=(self.embed_dim,), initializer=keras.initializers.RandomUniform(-bound, bound)
-        )
+        self.bias = self.add_weight(name="bias", shape=(self.embed_dim,), initializer=RandomUniform(-bound, bound))
         self.norm = None
         if self.patch_norm:
             self.norm = keras.layers.LayerNormalization(
@@ -189,7 +188,7 @@ class PatchMerging(CompositeLayer):
         self.reduction = keras.layers.Dense(
             2 * input_shape[-1],
             use_bias=False,
-            kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
+            kernel_initializer=RandomNormal(stddev=0.02),
             dtype=self.dtype_policy,
             name="reduction",
         )

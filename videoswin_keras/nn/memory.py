@@ -9,6 +9,7 @@ from keras import ops
 
 from videoswin_keras.nn import dot_product
 from videoswin_keras.nn.composite import CompositeLayer
+from videoswin_keras.nn.initializers import RandomNormal
 from videoswin_keras.nn.linear import linear
 
 HEAD_WIDTH = 32  # channels of an attention head, as everywhere in Video Swin
@@ -55,9 +56,8 @@ class CrossAttention(CompositeLayer):
         return linear(self.key_value, tokens)
 
     def call(self, x: Any, key_value: Any, visible: Any, training: bool | None = None) -> Any:
-        parts = linear(self.query, x), *ops.split(key_value, 2, axis=-1)
-        query, key, value = (dot_product.split_heads(part, self.num_heads) for part in parts)
-        attended = dot_product.attend_to(query, key, value, visible, in_pieces=not training)
+        key, value = (dot_product.split_heads(part, self.num_heads) for part in ops.split(key_value, 2, axis=-1))
+        attended = dot_product.attend_to(linear(self.query, x), key, value, visible, in_pieces=not training)
         attended = linear(self.projection, attended)
         anything = ops.reshape(ops.any(visible, axis=1), (-1, 1, 1))
         return ops.where(anything, attended, ops.zeros((), attended.dtype))
@@ -127,7 +127,7 @@ class FeedbackAttentionMemory(CompositeLayer):
         self.tokens = self.add_weight(
             name="tokens",
             shape=(self.num_tokens, channels),
-            initializer=keras.initializers.RandomNormal(stddev=1.0),
+            initializer=RandomNormal(stddev=1.0),
         )
         for name in ("read_norm", "queue_norm", "query_norm", "clip_norm", "feedback_norm", "summary_norm"):
             norm = keras.layers.LayerNormalization(epsilon=self.layer_norm_epsilon, dtype=self.dtype_policy, name=name)
@@ -188,7 +188,8 @@ class FeedbackAttentionMemory(CompositeLayer):
         ages = ops.expand_dims(ops.convert_to_tensor(age_encoding(self.memory_length, self.channels)), 1)
         ages = ops.cast(ages * ops.cast(self.age_scale, "float32"), self.compute_dtype)
         bias = ops.cast(self.read_attention.key_value.bias, self.compute_dtype)  # which the slots have already
-        projected = ops.reshape(projected + (self.read_attention.project(ages) - bias), (batch, count, -1))
+        projected = projected + (self.read_attention.project(ages) - bias)
+        projected = ops.reshape(projected, (batch, count, 2 * self.channels))
         visible = ops.repeat(real, self.num_tokens, axis=1)
         remembered = self.read_attention(self.read_norm(x), projected, visible, training=training)
         return x + ops.tanh(ops.cast(self.gate, self.compute_dtype)) * remembered
