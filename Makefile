@@ -14,7 +14,7 @@ help:
 	@echo "make test-all  the same and the large reference cases"
 	@echo "make notebooks run the notebooks anew, and keep their outputs"
 	@echo "make parity    the table of differences from the official code, on every backend"
-	@echo "make bench     speed and memory beside torchvision, the floor, and how cost grows"
+	@echo "make bench     speed and memory beside torchvision, the floor, how cost grows, cold start"
 
 setup: $(VENV)/installed
 
@@ -48,6 +48,7 @@ bench: setup
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/floor.py
 	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/cold_start.py
 
 test-all: test
 	for backend in jax tensorflow; do KERAS_BACKEND=$$backend $(BIN)/pytest -m "large and not one_backend" || exit 1; done

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, in_each_backend
+from common import ROOT, in_each_backend, write_table
 
 PARTS = ("import", "build", "load", "decode", "run", "the rest")
 
@@ -83,11 +83,14 @@ def main() -> None:
         classify(sys.argv[2], sys.argv[3], float(sys.argv[4]))
         return
     if measured := in_each_backend(__file__, measure, rounds=5):
-        found, _ = measured
+        found, folder = measured
         parts = (*PARTS, "whole")
-        print(f"| seconds | {' | '.join(parts)} |\n|---|{'---|' * len(parts)}")
-        for backend, one in found.items():
-            print(f"| {backend} | {' | '.join(f'{one[part]:.2f}' for part in parts)} |")
+        lines = [f"| seconds | {' | '.join(parts)} |", f"|---|{'---|' * len(parts)}"]
+        lines += [
+            f"| {backend} | {' | '.join(f'{one[part]:.2f}' for part in parts)} |" for backend, one in found.items()
+        ]
+        what = "`videoswin classify` with Tiny on ten seconds of video, from the start of the process to its end."
+        write_table(folder / "cold_start.md", what, "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def machine() -> dict[str, Any]:
     from importlib.metadata import PackageNotFoundError, version
 
     versions = {"python": platform.python_version()}
-    for name in ("keras", "torch", "jax", "tensorflow", "torchvision", "numpy"):
+    for name in ("keras", "torch", "jax", "tensorflow", "tensorflow_cpu", "torchvision", "numpy"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
@@ -34,6 +34,13 @@ def machine() -> dict[str, Any]:
         "machine": platform.machine(),
         **versions,
     }
+
+
+def write_table(path: Path, what: str, table: str) -> None:
+    """Writes a table as Markdown, and prints it: what it shows, and on what that was measured."""
+    where = ", ".join(f"{name} {value}" for name, value in machine().items())
+    path.write_text(f"{what}\n\n{table}\n\nMeasured: {where}.\n")
+    print(f"{what}\n\n{table}")
 
 
 def seconds(call: Callable[[], Any], rounds: int) -> float:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import OURS, ROOT, machine
+from common import OURS, ROOT, machine, write_table
 
 PEER, COMPILED = "torchvision", "torchvision compiled"
 
@@ -329,8 +329,11 @@ def main() -> None:
         options.output.mkdir(parents=True, exist_ok=True)
         report = {"machine": machine(), "unit": options.unit, "reports": reports}
         (options.output / f"{options.name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    text = f"{json.dumps(machine())}\n\n{table(reports, options.unit)}\n"
-    (options.output / f"{options.name}.md").write_text(text)
+    what = (
+        f"A call's {options.unit} time over that of torchvision, {options.rounds} times in turn: median (least–most). "
+        "Then its wall time, and the peak memory of the process, or of the GPU."
+    )
+    write_table(options.output / f"{options.name}.md", what, table(reports, options.unit))
     draw(reports, options.unit, options.output / f"{options.name}.png")
 
 

@@ -108,7 +108,7 @@ def over_windows(
     if keras.backend.backend() == "torch" and (length or by_mask):
         return _one_by_one(function, arrays, seam, length, by_mask)
     if length is None:
-        return function(*arrays, None if seam is None else ops.take(seam.masks, seam.kinds, axis=0))
+        return function(*arrays, None if seam is None else seam.masks(seam.kinds))
     return _in_a_loop(function, arrays, seam, length)
 
 
@@ -132,19 +132,17 @@ def _one_by_one(function: Callable, arrays: list, seam: windows.Seam | None, len
 def _masks(seam: windows.Seam, first: int, last: int, are_same: bool) -> Any:
     """Returns the masks of some windows: one if they are the same, none if that masks nothing."""
     if not are_same:
-        return ops.take(seam.masks, seam.kinds[first:last], axis=0)
-    kind = seam.kinds[first]
-    return seam.masks[kind : kind + 1] if seam.masks[kind].any() else None
+        return seam.masks(seam.kinds[first:last])
+    return seam.masks(seam.kinds[first : first + 1]) if seam.regions[seam.kinds[first]].any() else None
 
 
 def _in_a_loop(function: Callable, arrays: list, seam: windows.Seam | None, length: int) -> Any:
     pieces = [_cut(x, length) for x in arrays]
-    masks = None if seam is None else ops.convert_to_tensor(seam.masks)
     if seam is not None:
         pieces.append(ops.reshape(ops.convert_to_tensor(seam.kinds), (len(seam.kinds) // length, length)))
 
     def of_piece(*piece: Any) -> Any:
-        return function(*piece, None) if masks is None else function(*piece[:-1], ops.take(masks, piece[-1], axis=0))
+        return function(*piece, None) if seam is None else function(*piece[:-1], seam.masks(piece[-1]))
 
     if keras.backend.backend() == "jax":
         from videoswin_keras.nn import jax_functions

@@ -139,12 +139,16 @@ def merge(windows: Any, window: Size, size: Size) -> Any:
 @functools.lru_cache(maxsize=64)
 def relative_position_index(window_size: tuple[int, int, int]) -> np.ndarray:
     """Returns int32 (tokens, tokens): the row of the bias table for each pair of tokens of a full window."""
-    sides = [np.arange(side) for side in window_size]
-    positions = np.stack(np.meshgrid(*sides, indexing="ij")).reshape(3, -1)
-    offsets = positions[:, :, None] - positions[:, None, :] + np.array(window_size)[:, None, None] - 1
-    spans = [2 * side - 1 for side in window_size]
-    index = (offsets[0] * spans[1] + offsets[1]) * spans[2] + offsets[2]
-    return index.astype("int32")
+    rows = position_rows(window_size)
+    return rows[:, None] - rows[None] + rows[-1]
+
+
+@functools.lru_cache(maxsize=64)
+def position_rows(window_size: tuple[int, int, int]) -> np.ndarray:
+    """Returns int32 (tokens,): row[i] − row[j] + row[−1] is the row of the bias table for a pair of tokens."""
+    frame, down, right = np.meshgrid(*(np.arange(side) for side in window_size), indexing="ij")
+    _, rows, columns = (2 * side - 1 for side in window_size)
+    return ((frame * rows + down) * columns + right).reshape(-1).astype("int32")
 
 
 def num_relative_positions(window_size: tuple[int, int, int]) -> int:
@@ -157,13 +161,22 @@ class Seam:
     """Which pairs of tokens must not see each other, window by window.
 
     Attributes:
-        masks: float32 (kinds, tokens, tokens): 0 where two tokens may see each other, −100 where not.
-        kinds: int32 (windows,): the mask of each window. Where sizes are known there are at most eight masks, the first
-            of them all zeros, and windows of the same mask follow each other.
+        regions: int32 (kinds, tokens): tokens of a window see each other where this is the same.
+        kinds: int32 (windows,): which of these each window has. Where sizes are known there are at most eight, the
+            first of them all one region, and windows of the same kind follow each other.
     """
 
-    masks: Any
+    regions: Any
     kinds: Any
+
+    def masks(self, kinds: Any) -> Any:
+        """Returns float32 (windows, tokens, tokens): 0 where two tokens may see each other, −100 where not.
+
+        They are computed where they are used: as constants they would be in every copy of a compiled program.
+        """
+        regions = ops.take(self.regions, kinds, axis=0)
+        differs = ops.expand_dims(regions, 1) != ops.expand_dims(regions, 2)
+        return ops.where(differs, np.float32(MASKED), np.float32(0.0))
 
 
 class Tiling:
@@ -239,18 +252,18 @@ def _places_back(size: Size, padded: Size, window: Size, shift: Size) -> np.ndar
 
 @functools.lru_cache(maxsize=64)
 def _static_seam(padded: Size, window: Size, shift: Size) -> tuple[Seam | None, np.ndarray]:
-    """Returns the seam, and int (windows,): the windows ordered by their masks."""
+    """Returns the seam, and int (windows,): the windows ordered by their kinds."""
     regions, kinds = np.unique(_regions(np, padded, window, shift), axis=0, return_inverse=True)
     kinds = kinds.reshape(-1).astype("int32")
     order = np.argsort(kinds, stable=True)
-    return Seam(_masks(np, regions), kinds[order]) if any(shift) else None, order
+    return Seam(regions, kinds[order]) if any(shift) else None, order
 
 
 def _seam(padded: Size, window: Size, shift: Size) -> Seam | None:
     if is_static(*shift) and not any(shift):
         return None
-    masks = _masks(ops, _regions(ops, padded, window, shift))
-    return Seam(masks, ops.arange(ops.shape(masks)[0], dtype="int32"))
+    regions = _regions(ops, padded, window, shift)
+    return Seam(regions, ops.arange(ops.shape(regions)[0], dtype="int32"))
 
 
 def _regions(xp: Any, padded: Size, window: Size, shift: Size) -> Any:
@@ -264,8 +277,3 @@ def _regions(xp: Any, padded: Size, window: Size, shift: Size) -> Any:
         shape = [length if axis == other else 1 for other in range(5)]
         regions = regions * 2 + xp.reshape(xp.where(wrapped_around, 1, 0), shape)
     return partition(regions, window, xp)[:, :, 0]
-
-
-def _masks(xp: Any, regions: Any) -> Any:
-    differs = xp.expand_dims(regions, 1) != xp.expand_dims(regions, 2)
-    return xp.where(differs, np.float32(MASKED), np.float32(0.0))
