@@ -230,7 +230,7 @@ def measure(cell: Cell, implementations: list[str], rounds: int, calls: int) -> 
                     if name == PEER:
                         raise
                     print(f"{name}: {error}", file=sys.stderr)
-                    del processes[name]
+                    processes.pop(name).pipes.kill()
     finally:
         for process in processes.values():
             process.pipes.kill()

@@ -14,6 +14,20 @@ def set_seeds(model: keras.Model) -> None:
         variable.assign(np.array([index, 0], "uint32"))
 
 
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the function in a graph of its own, where the backend has such a thing."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.jit(function)
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function)
+    return function
+
+
 def gradients_of(function: Callable[..., Any], *arrays: np.ndarray) -> list[np.ndarray]:
     """Returns the gradient of a scalar function of tensors with respect to each of them."""
     backend = keras.backend.backend()

@@ -7,7 +7,7 @@ from functools import partial
 import keras
 import numpy as np
 import pytest
-from gradients import gradients_of, outputs_and_gradients
+from gradients import compiled, gradients_of, outputs_and_gradients
 from keras import ops
 
 from videoswin_keras.nn import gradients
@@ -54,6 +54,17 @@ def test_remat_of_several_arguments_and_outputs():
     found, expected = (gradients_of(loss(wrap), X, WEIGHT) for wrap in (gradients.remat, lambda function: function))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_remat_of_a_compiled_function_that_draws():
+    """The gradient is taken outside of the graph in which an integer, as a seed is, was computed."""
+
+    def loss(x):
+        three = ops.argmax(ops.stop_gradient(ops.sum(x, axis=0)) * 0 + ops.arange(4, dtype="float32"))
+        return ops.sum(gradients.remat(lambda x: ops.sin(x) * ops.cast(three, "float32"))(x))
+
+    (found,) = gradients_of(compiled(loss), X)
+    np.testing.assert_allclose(found, 3 * np.cos(X), atol=1e-6)
 
 
 @pytest.mark.parametrize("remat", [gradients.remat, gradients.remat_cheap])

@@ -137,8 +137,10 @@ def test_what_is_read_of_the_slots_can_be_kept(dtype):
     for one, other in ((output, expected), (slot, queue[:, -1:]), (count, expected_count)):
         one, other = (ops.convert_to_numpy(ops.cast(x, "float32")) for x in (one, other))
         np.testing.assert_allclose(one, other, atol=tolerance)
-    with pytest.raises(ValueError, match=r"of shape \(2, 1, "):
+    with pytest.raises(ValueError, match=r"queue of shape .* \(2, 1, "):
         memory(sequence[3], states, ops.concatenate(slots, axis=1))
+    with pytest.raises(ValueError, match="`projected` of shape"):  # and not the same slot at every age
+        memory(sequence[3], [queue[:, -1:], filled], slots[0])
 
 
 def test_slots_that_are_not_filled_are_never_seen():

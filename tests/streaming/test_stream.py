@@ -188,6 +188,9 @@ def test_a_state_that_is_none(recurrent, name):
     if name != "shown":
         with pytest.raises(ValueError, match="This is no state"):
             stream.restore({**arrays, name: arrays[name][0] if name == "memory0" else arrays[name][:1]})
+    for filled in (-1, 3):
+        with pytest.raises(ValueError, match="slots are filled"):
+            stream.restore({**arrays, "memory1": np.array([filled], "int32")})
 
 
 def test_centred_smoothing(plain):

@@ -236,7 +236,7 @@ class RecurrentVideoSwin(Configured, keras.Model):
         return keras.Model([clip, *flatten(state)], [outputs, *flatten(new_state)], name=f"{self.name}_step")
 
     def split(self) -> tuple[keras.Model, keras.Model, list[keras.Model]]:
-        """Returns `step` in functional models that share the weights, for streams: none computes anything twice.
+        """Returns `step` in functional models that share the weights, for streams.
 
         What comes before the first memory does not depend on the past: of a recording it can run for many clips at a
         time. And what is read of a slot of a queue is the same at every step, but for its age.
@@ -255,14 +255,18 @@ class RecurrentVideoSwin(Configured, keras.Model):
         layers = list(self._layers_in_order())
         first = next(index for index, layer in enumerate(layers) if layer.name in self.memories)
         before = keras.Model(_backbone(self.model).input, layers[first].output, name=f"{self.name}_before")
-        state, inputs, projections = self._symbolic_state(), [], []
+        state: State = {}
+        projections = []
         for stage, memory in self.memories.items():
             length, *slot = memory.state_size[0]
             slots = keras.Input((None, *slot), name=f"{stage}_slots")
             projections.append(keras.Model(slots, memory.project(slots), name=f"{self.name}_{stage}_projection"))
-            state[stage]["queue"] = keras.Input((1, *slot), name=f"{stage}_newest")
-            state[stage]["projected"] = keras.Input((length, *projections[-1].output.shape[2:]), name=f"{stage}_read")
-            inputs += [state[stage][name] for name in ("queue", "filled", "projected")]
+            state[stage] = {
+                "queue": keras.Input((1, *slot), name=f"{stage}_newest"),
+                "filled": keras.Input((), dtype="int32", name=f"{stage}_filled"),
+                "projected": keras.Input((length, *projections[-1].output.shape[2:]), name=f"{stage}_projected"),
+            }
+        inputs = [part for of_stage in state.values() for part in of_stage.values()]
         tokens = keras.Input(layers[first].output.shape[1:], dtype=layers[first].output.dtype, name="tokens")
         x, new_state = self._through_memory(layers[first].name, tokens, state, None)
         x, others = self._through(layers[first + 1 :], x, state, None)

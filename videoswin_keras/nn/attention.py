@@ -1,5 +1,6 @@
 """Self-attention inside a 3D window, with a learned bias for every relative position."""
 
+import math
 from typing import Any
 
 import keras
@@ -99,11 +100,10 @@ class WindowAttention(CompositeLayer):
 
     def position_bias(self, tokens: Any) -> Any:
         """Returns the bias (heads, tokens, tokens) of windows of `tokens` tokens."""
-        rows = windows.position_rows(self.window_size)
-        if windows.is_static(tokens) and tokens > len(rows):
-            raise ValueError(f"A window of {self.window_size} has {len(rows)} tokens. Received: {tokens} tokens.")
-        rows, last = ops.convert_to_tensor(rows)[:tokens], rows[-1]
-        index = ops.expand_dims(rows, 1) - ops.expand_dims(rows, 0) + last  # here: no constant in every program
+        most = math.prod(self.window_size)
+        if windows.is_static(tokens) and tokens > most:
+            raise ValueError(f"A window of {self.window_size} has {most} tokens. Received: {tokens} tokens.")
+        index = windows.relative_position_index(self.window_size, tokens, ops)
         table = ops.transpose(ops.cast(self.relative_position_bias_table, self.compute_dtype))
         return ops.take(table, index, axis=1)
 

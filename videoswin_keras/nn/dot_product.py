@@ -82,7 +82,7 @@ def attend_to(query: Any, key: Any, value: Any, visible: Any, in_pieces: bool) -
     query = split_heads(query, ops.shape(key)[1])
     visible = ops.expand_dims(ops.expand_dims(visible, 1), 1)
 
-    def attend(query: Any, key: Any, value: Any, _: Any = None) -> Any:
+    def of_heads(query: Any, key: Any, value: Any, _: Any = None) -> Any:
         # Not a bias: in a loop TensorFlow 2.21 fuses one of these dimensions with oneDNN, and returns empty tensors.
         return _attended(ops.where(visible, _products(query, key), HIDDEN), value)
 
@@ -92,10 +92,10 @@ def attend_to(query: Any, key: Any, value: Any, visible: Any, in_pieces: bool) -
         bias = ops.cast(ops.where(visible, 0.0, HIDDEN), query.dtype)
         attended = torch_functions.attention(query, key, value, bias)
     elif in_pieces:
-        weights_bytes = 4 * queries * ops.shape(key)[2]  # of a head
-        attended = pieces.over_windows(attend, [query, key, value], None, weights_bytes)
+        bytes_each = 4 * queries * ops.shape(key)[2]  # attention weights of a head
+        attended = pieces.over_windows(of_heads, [query, key, value], None, bytes_each)
     else:
-        attended = attend(query, key, value)
+        attended = of_heads(query, key, value)
     return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, queries, channels))
 
 

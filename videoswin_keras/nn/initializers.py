@@ -13,7 +13,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")
 class RandomNormal(keras.initializers.RandomNormal):
-    """Draws from a normal distribution; arguments as for Keras's."""
+    """Draws from a normal distribution; arguments as for Keras's, `seed` an integer or None."""
 
     def __call__(self, shape: tuple, dtype: Any = None) -> Any:
         drawn = np.random.default_rng(self.seed).standard_normal(shape, "float32")
@@ -22,7 +22,7 @@ class RandomNormal(keras.initializers.RandomNormal):
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")
 class RandomUniform(keras.initializers.RandomUniform):
-    """Draws from a uniform distribution; arguments as for Keras's."""
+    """Draws from a uniform distribution; arguments as for Keras's, `seed` an integer or None."""
 
     def __call__(self, shape: tuple, dtype: Any = None) -> Any:
         drawn = np.random.default_rng(self.seed).random(shape, "float32")

@@ -11,23 +11,23 @@ def remat(function: Callable, after: Callable[[Any, Any], Any]) -> Callable:
     """Returns `function`, of which only the arguments are kept; `after(x, gradient)` makes x wait for the gradient."""
 
     def call(*arguments: Any) -> Any:
-        # Weights, which it captures, become arguments. `jax.closure_convert` would keep them for good.
+        # What it captures of a trace, weights or seeds, becomes arguments. `jax.closure_convert` would keep them.
         jaxpr, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
         structure = jax.tree.structure(shapes)
-        is_weight = [isinstance(x, jax.core.Tracer) and jnp.issubdtype(x.dtype, jnp.inexact) for x in jaxpr.consts]
-        weights = [x for x, is_one in zip(jaxpr.consts, is_weight, strict=True) if is_one]
+        is_traced = [isinstance(x, jax.core.Tracer) for x in jaxpr.consts]
+        captured = [x for x, is_one in zip(jaxpr.consts, is_traced, strict=True) if is_one]
 
-        def pure(weights: list, *arguments: Any) -> Any:
-            those = iter(weights)
-            consts = [next(those) if is_one else x for x, is_one in zip(jaxpr.consts, is_weight, strict=True)]
+        def pure(captured: list, *arguments: Any) -> Any:
+            those = iter(captured)
+            consts = [next(those) if is_one else x for x, is_one in zip(jaxpr.consts, is_traced, strict=True)]
             return jax.tree.unflatten(structure, jax.core.eval_jaxpr(jaxpr.jaxpr, consts, *jax.tree.leaves(arguments)))
 
-        def gradients(weights: list, first: Any, *others_and_upstream: Any) -> tuple:
+        def gradients(captured: list, first: Any, *others_and_upstream: Any) -> tuple:
             *others, upstream = others_and_upstream
             first = after(first, jax.tree.leaves(upstream)[0])
-            return jax.vjp(pure, weights, first, *others)[1](upstream)
+            return jax.vjp(pure, captured, first, *others)[1](upstream)
 
-        return with_gradients(pure, gradients, weights, *arguments)
+        return with_gradients(pure, gradients, captured, *arguments)
 
     return call
 

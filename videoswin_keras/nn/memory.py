@@ -9,7 +9,7 @@ from keras import ops
 
 from videoswin_keras.nn import dot_product
 from videoswin_keras.nn.composite import CompositeLayer
-from videoswin_keras.nn.initializers import RandomNormal
+from videoswin_keras.nn.initializers import RandomNormal, RandomUniform
 from videoswin_keras.nn.linear import linear
 
 HEAD_WIDTH = 32  # channels of an attention head, as everywhere in Video Swin
@@ -47,7 +47,10 @@ class CrossAttention(CompositeLayer):
             )
         self.num_heads = max(channels // HEAD_WIDTH, 1)
         for name, outputs in (("query", channels), ("key_value", 2 * channels), ("projection", channels)):
-            layer = keras.layers.Dense(outputs, dtype=self.dtype_policy, name=name)
+            bound = math.sqrt(6 / (channels + outputs))
+            layer = keras.layers.Dense(
+                outputs, kernel_initializer=RandomUniform(-bound, bound), dtype=self.dtype_policy, name=name
+            )
             layer.build((None, None, channels))
             setattr(self, name, layer)
 
@@ -77,8 +80,8 @@ class FeedbackAttentionMemory(CompositeLayer):
 
     A cell of Keras's protocol: `state_size`, `get_initial_state`, and `call(inputs, states)`, which returns the
     output and the new states and keeps nothing. In `keras.layers.RNN` it needs `FlatMemoryCell`. What reads the queue
-    at every step can keep what `project` returned for each of its slots, and give it as `projected`; the queue is then
-    its newest slot alone, and so is the new one.
+    at every step can keep what `project` returned for each of its slots, and give it as `projected`, finite also for
+    slots that are not real; the queue is then its newest slot alone, and so is the new one.
 
     Args:
         num_tokens: Integer. Tokens of a summary.
@@ -158,23 +161,17 @@ class FeedbackAttentionMemory(CompositeLayer):
         self, inputs: Any, states: list[Any], projected: Any = None, training: bool | None = None
     ) -> tuple[Any, list[Any]]:
         queue, filled = states
-        expected = (inputs.shape[0], *self.state_size[0])
+        batch, slots = inputs.shape[0], self.memory_length if projected is None else 1
+        _check_shape("a queue", queue, (batch, slots, self.num_tokens, self.channels))
         if projected is not None:
-            expected = (expected[0], 1, *expected[2:])
-        if len(queue.shape) != len(expected) or any(
-            None not in (got, want) and got != want for got, want in zip(queue.shape, expected, strict=True)
-        ):
-            raise ValueError(
-                f"The memory takes a queue (batch, memory_length, num_tokens, channels) of shape {expected}. "
-                f"Received: {tuple(queue.shape)}. Is the state of another model, or of other streams?"
-            )
+            shape = (batch, self.memory_length, self.num_tokens, 2 * self.channels)
+            _check_shape("`projected`", projected, shape)
         shape = ops.shape(inputs)
         x = ops.reshape(ops.cast(inputs, self.compute_dtype), (shape[0], math.prod(shape[1:-1]), self.channels))
-        slots = ops.expand_dims(ops.arange(self.memory_length, dtype="int32"), 0)
-        real = slots >= self.memory_length - ops.expand_dims(filled, 1)
-        # A slot that is not real may hold anything, even what is not a number.
-        is_real = ops.expand_dims(ops.expand_dims(real[:, -expected[1] :], 2), 3)
-        queue = ops.where(is_real, queue, 0.0)
+        places = ops.expand_dims(ops.arange(self.memory_length, dtype="int32"), 0)
+        real = places >= self.memory_length - ops.expand_dims(filled, 1)
+        # A slot of the queue that is not real may hold anything, even what is not a number.
+        queue = ops.where(ops.expand_dims(ops.expand_dims(real[:, -slots:], 2), 3), queue, 0.0)
         if projected is None:
             projected = self.project(ops.cast(queue, self.compute_dtype))
         x = self._read(x, ops.cast(projected, self.compute_dtype), real, training)
@@ -229,6 +226,16 @@ class FeedbackAttentionMemory(CompositeLayer):
             "memory_length": self.memory_length,
             "layer_norm_epsilon": self.layer_norm_epsilon,
         }
+
+
+def _check_shape(name: str, x: Any, expected: tuple) -> None:
+    if len(x.shape) != len(expected) or any(
+        None not in (got, want) and got != want for got, want in zip(x.shape, expected, strict=True)
+    ):
+        raise ValueError(
+            f"The memory takes {name} of shape (batch, slots, num_tokens, channels) {expected}. "
+            f"Received: {tuple(x.shape)}. Is the state of another model, or of other streams?"
+        )
 
 
 def age_encoding(memory_length: int, channels: int) -> np.ndarray:

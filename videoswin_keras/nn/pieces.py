@@ -98,7 +98,7 @@ def over_windows(
         function: Takes pieces of the arrays, and masks (windows or 1, tokens, tokens), None where there are none.
             Returns what has the shape of the first, or fewer channels, each window alone; or a tuple of that and of a
             tensor that is summed over the pieces.
-        arrays: Each (batch, windows, tokens, channels), the first with the most channels.
+        arrays: Each (batch, windows, tokens, channels), the first with the most channels. Heads will do for windows.
         seam: The masks of the windows, or None.
         bytes_each: Bytes of intermediate values that a window needs.
         by_mask: Whether on PyTorch only windows of one mask are taken together, where its fused attention is fast.

@@ -136,16 +136,19 @@ def merge(windows: Any, window: Size, size: Size) -> Any:
     return ops.reshape(x, (batch, frames, height, width, channels))
 
 
-@functools.lru_cache(maxsize=64)
-def relative_position_index(window_size: tuple[int, int, int]) -> np.ndarray:
-    """Returns int32 (tokens, tokens): the row of the bias table for each pair of tokens of a full window."""
-    rows = position_rows(window_size)
-    return rows[:, None] - rows[None] + rows[-1]
+def relative_position_index(window_size: tuple[int, int, int], tokens: Any = None, xp: Any = np) -> Any:
+    """Returns int32 (tokens, tokens): the row of the bias table for each pair of tokens, by default of a full window.
+
+    `xp` is the array module, numpy or `keras.ops`: what the models compute is no constant of every compiled program.
+    """
+    rows = _position_rows(window_size)
+    some = xp.array(rows)[:tokens]
+    return xp.expand_dims(some, 1) - xp.expand_dims(some, 0) + rows[-1]
 
 
 @functools.lru_cache(maxsize=64)
-def position_rows(window_size: tuple[int, int, int]) -> np.ndarray:
-    """Returns int32 (tokens,): row[i] − row[j] + row[−1] is the row of the bias table for a pair of tokens."""
+def _position_rows(window_size: tuple[int, int, int]) -> np.ndarray:
+    """Returns int32 (tokens,), whose differences, and the last of them, make the index of pairs."""
     frame, down, right = np.meshgrid(*(np.arange(side) for side in window_size), indexing="ij")
     _, rows, columns = (2 * side - 1 for side in window_size)
     return ((frame * rows + down) * columns + right).reshape(-1).astype("int32")

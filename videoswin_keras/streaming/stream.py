@@ -32,7 +32,8 @@ class StreamState:
         window: The pictures of the next clip that are known already, None where frames are missing.
         done: Moments for which a result has been given.
         memory: Queue and count of each memory; empty for a model without one.
-        projected: What is read of the slots of each queue, kept because the queue changes by one slot at a time.
+        projected: What is read of the slots of each queue, kept because the queue changes by one slot at a time. It
+            depends on the weights, which must not change during a recording.
     """
 
     sampler: Sampler
@@ -170,6 +171,8 @@ class VideoStream:
         shapes = [part.shape for part in memory], [part.shape for part in state.memory]
         if shapes[0] != shapes[1]:
             raise ValueError(f"This is no state of this stream: its memory has {shapes[0]}, expected {shapes[1]}.")
+        if any(not 0 <= filled[0] <= queue.shape[1] for queue, filled in zip(memory[::2], memory[1::2], strict=True)):
+            raise ValueError(f"This is no state of a stream: {[int(n[0]) for n in memory[1::2]]} slots are filled.")
         state.done, state.memory[1::2] = done, memory[1::2]
         for index, (queue, filled) in enumerate(zip(memory[::2], memory[1::2], strict=True)):
             for slot in range(queue.shape[1] - int(filled[0]), queue.shape[1]):
