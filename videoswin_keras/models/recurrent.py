@@ -231,7 +231,13 @@ class RecurrentVideoSwin(Configured, keras.Model):
         """
         inputs = _backbone(self.model).input
         clip = keras.Input(inputs.shape[1:], dtype=inputs.dtype, name="clip")
-        state = self._symbolic_state()
+        state = {
+            stage: {
+                name: keras.Input(size, dtype=dtype, name=f"{stage}_{name}")
+                for (name, dtype), size in zip(STATE_DTYPES.items(), memory.state_size, strict=True)
+            }
+            for stage, memory in self.memories.items()
+        }
         outputs, new_state = self._through(self._layers_in_order(), clip, state, None)
         return keras.Model([clip, *flatten(state)], [outputs, *flatten(new_state)], name=f"{self.name}_step")
 
@@ -272,15 +278,6 @@ class RecurrentVideoSwin(Configured, keras.Model):
         x, others = self._through(layers[first + 1 :], x, state, None)
         after = keras.Model([tokens, *inputs], [x, *flatten(new_state | others)], name=f"{self.name}_after")
         return before, after, projections
-
-    def _symbolic_state(self) -> State:
-        return {
-            stage: {
-                name: keras.Input(size, dtype=dtype, name=f"{stage}_{name}")
-                for (name, dtype), size in zip(STATE_DTYPES.items(), memory.state_size, strict=True)
-            }
-            for stage, memory in self.memories.items()
-        }
 
     def get_config(self) -> dict:
         return {**super().get_config(), "model": keras.saving.serialize_keras_object(self.model)}

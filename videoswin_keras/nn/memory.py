@@ -164,8 +164,7 @@ class FeedbackAttentionMemory(CompositeLayer):
         batch, slots = inputs.shape[0], self.memory_length if projected is None else 1
         _check_shape("a queue", queue, (batch, slots, self.num_tokens, self.channels))
         if projected is not None:
-            shape = (batch, self.memory_length, self.num_tokens, 2 * self.channels)
-            _check_shape("`projected`", projected, shape)
+            _check_shape("`projected`", projected, (batch, self.memory_length, self.num_tokens, 2 * self.channels))
         shape = ops.shape(inputs)
         x = ops.reshape(ops.cast(inputs, self.compute_dtype), (shape[0], math.prod(shape[1:-1]), self.channels))
         places = ops.expand_dims(ops.arange(self.memory_length, dtype="int32"), 0)
