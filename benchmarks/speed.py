@@ -12,6 +12,7 @@ peak, and on a GPU that of the backend's allocator.
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import os
@@ -41,7 +42,8 @@ class Cell:
         side: Height and width of a clip in pixels.
         batch: Clips.
         dtype: "float32" or "bfloat16" (mixed: weights stay in float32).
-        remat: Whether ours recomputes activations in training; torchvision's does not.
+        remat: Whether activations are computed again in training; of torchvision's by `torch.utils.checkpoint` around
+            each block.
     """
 
     size: str
@@ -141,6 +143,7 @@ def torchvision(cell: Cell, clips: np.ndarray, is_compiled: bool) -> tuple:
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "converters")]
     import peers
     import torch
+    import torch.utils.checkpoint
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = {"tiny": peers.swin3d_t, "small": peers.swin3d_s, "base": peers.swin3d_b}[cell.size]().to(device)
@@ -156,6 +159,9 @@ def torchvision(cell: Cell, clips: np.ndarray, is_compiled: bool) -> tuple:
 
         return infer, gpu_bytes_of("torch")
     model.train()
+    if cell.remat:
+        for block in (block for stage in model.features[::2] for block in stage):
+            block.forward = functools.partial(torch.utils.checkpoint.checkpoint, block.forward, use_reentrant=False)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
     classes = torch.zeros(len(clips), dtype=torch.int64, device=device)
 

@@ -10,6 +10,7 @@ PACKAGE = Path(videoswin_keras.__file__).parent
 ORDER = (
     "atomic",
     "backend",
+    "prefetch",
     "nn",
     "video",
     "checkpoints",

@@ -18,7 +18,7 @@ from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.conversion import build
 from videoswin_keras.models.recurrent import RecurrentVideoSwin
 from videoswin_keras.video import protocols, transforms
-from videoswin_keras.video.protocols import Protocol
+from videoswin_keras.video.protocols import Protocol, Views
 
 # Published checkpoints of these many classes can only be of one dataset.
 _DATASET_OF_CLASSES = {
@@ -122,7 +122,10 @@ class VideoPipeline:
             FileNotFoundError: if there is no such file.
             VideoError: if it is no video or cannot be decoded.
         """
-        clips = self.protocol.views(path, views)
+        return self.mean(path, self.protocol.views(path, views), progress)
+
+    def mean(self, path: str | Path, clips: Views, progress: bool = False) -> Classification:
+        """Classifies one video of which the views are there, as `protocol.views` gives them; as a call does."""
         bar = tqdm(clips, unit="view", leave=False, disable=None if progress and len(clips) > 1 else True)
         scores = np.mean([self.probabilities(clip) for clip in bar], axis=0)
         return Classification(str(path), self.labels, tuple(scores.tolist()), len(clips))
@@ -132,7 +135,7 @@ class VideoPipeline:
 
         The softmax of the logits; of a model with an activation what it gives.
         """
-        return as_probabilities(self.model, self.model.predict(as_input(self.model, clip[None]), verbose=0))[0]
+        return as_probabilities(self.model, self.model.predict_on_batch(as_input(self.model, clip[None])))[0]
 
 
 def load_classifier(

@@ -100,14 +100,14 @@ def test_a_video_that_is_not_there(capsys):
 
 
 def test_an_interruption_keeps_what_was_classified(video, tmp_path, monkeypatch, capsys):
-    classify = VideoPipeline.__call__
+    mean = VideoPipeline.mean
 
-    def interrupted(self, path, views, progress):
+    def interrupted(self, path, clips, progress):
         if path.name == "second.mp4":
             raise KeyboardInterrupt
-        return classify(self, path, views)
+        return mean(self, path, clips)
 
-    monkeypatch.setattr(VideoPipeline, "__call__", interrupted)
+    monkeypatch.setattr(VideoPipeline, "mean", interrupted)
     (tmp_path / "second.mp4").write_bytes(video.read_bytes())
     output = tmp_path / "results.json"
     command = ["classify", str(video), str(tmp_path / "second.mp4"), "--weights", "pico_moving_shapes"]

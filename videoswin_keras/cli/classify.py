@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from videoswin_keras.atomic import replacing
@@ -55,21 +56,33 @@ def run(options: argparse.Namespace) -> int:
 
     from videoswin_keras.backend import device
     from videoswin_keras.classification import VideoPipeline
+    from videoswin_keras.prefetch import prefetched
     from videoswin_keras.video.decode import VideoError
+    from videoswin_keras.video.protocols import Views
 
     results: list[dict] = []
     failed: list[dict] = []
     with device(options.device):
         pipeline = VideoPipeline.load(options.weights, labels, interval=options.interval)
+
+        def decoded() -> Iterator[tuple[Path, Views | Exception]]:
+            for video in videos:
+                try:
+                    yield video, pipeline.protocol.views(video, options.views)
+                except (VideoError, OSError) as error:
+                    yield video, error
+
         print(f"Clips: {pipeline.protocol.describe(options.views)}", file=sys.stderr)
         try:
-            for video in tqdm(videos, unit="video", disable=True if len(videos) < 2 else None, file=sys.stderr):
-                try:
-                    result = pipeline(video, options.views, progress=True)
-                except (VideoError, OSError) as error:
-                    failed.append({"path": str(video), "error": str(error)})
-                    tqdm.write(f"videoswin: skipped: {error}", file=sys.stderr)
+            bar = tqdm(
+                prefetched(decoded()), total=len(videos), unit="video", disable=len(videos) < 2 or None, file=sys.stderr
+            )
+            for video, clips in bar:
+                if isinstance(clips, Exception):
+                    failed.append({"path": str(video), "error": str(clips)})
+                    tqdm.write(f"videoswin: skipped: {clips}", file=sys.stderr)
                     continue
+                result = pipeline.mean(video, clips, progress=True)
                 results.append(result.to_dict())
                 tqdm.write(str(video), file=sys.stdout)
                 for label, probability in result.top(options.top):

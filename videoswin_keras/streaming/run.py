@@ -84,7 +84,8 @@ class Run:
     def _computed(self) -> Iterator[Result]:
         saved = -math.inf  # the first results at once: what an early stop leaves can be gone on with
         try:
-            for batch in self.stream.batches(self._frames(), self.state, self._is_late):
+            is_late = self._is_late if isinstance(self.source, Camera) else None
+            for batch in self.stream.batches(self._frames(), self.state, is_late):
                 self._journal.append(batch)
                 if time.monotonic() - saved >= self.save_every:
                     self._journal.save(self.state.to_arrays())
@@ -106,7 +107,8 @@ class Run:
 
     def _is_late(self) -> bool:
         """Whether more than half of a camera's queue is waiting; then a clip is left out."""
-        is_late = isinstance(self.source, Camera) and self.source.waiting > self.source.queue_size // 2
+        assert isinstance(self.source, Camera)
+        is_late = self.source.waiting > self.source.queue_size // 2
         self.left_out += is_late
         return is_late
 

@@ -1,11 +1,12 @@
 """Classifies a recording of any length, clip after clip, in constant memory."""
 
 import contextlib
+import copy
 import gc
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -15,12 +16,14 @@ from keras import ops
 from videoswin_keras.classification import as_input, as_probabilities
 from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.recurrent import RecurrentVideoSwin, flatten
+from videoswin_keras.prefetch import prefetched
 from videoswin_keras.streaming.frames import Missing, Sampler
 from videoswin_keras.streaming.smoothing import check_size, smooth
 from videoswin_keras.streaming.timeline import Result
 from videoswin_keras.video import transforms
 
 Frame = np.ndarray | Callable[[], np.ndarray]
+Clip = tuple[float, float, np.ndarray | None]  # start and end in seconds, pixels or None where frames are missing
 
 
 @dataclass
@@ -143,6 +146,7 @@ class VideoStream:
         Args:
             frames: Pairs of time in seconds and frame, uint8 RGB (height, width, 3), of any size; or, in place of the
                 frame, a function without arguments that returns it, called only for the frames that are looked at.
+                They are read in a thread of their own, one batch of clips ahead.
         """
         results = itertools.chain.from_iterable(self.batches(frames, self.start()))
         return smooth(results, self.smooth, self.centred)
@@ -183,7 +187,7 @@ class VideoStream:
         self,
         frames: Iterable[tuple[float, Frame]],
         state: StreamState,
-        is_late: Callable[[], bool] = lambda: False,
+        is_late: Callable[[], bool] | None = None,
     ) -> Iterator[list[Result]]:
         """Yields results as they are computed, `batch_size` at a time and not smoothed; advances `state` as it goes.
 
@@ -194,20 +198,30 @@ class VideoStream:
             frames: As above.
             state: What `start` or `restore` returned.
             is_late: Function that says, when a clip is complete, whether to leave it out: where live video comes faster
-                than the model can take it. The next result then covers its time too.
+                than the model can take it. The next result then covers its time too. With it frames are not read ahead.
         """
-        for number, batch in enumerate(_batches(self._clips(frames, state, is_late), self.batch_size)):
+        read = self._read(frames, state, is_late)
+        for number, (batch, sampler, window, done) in enumerate(read if is_late else prefetched(read)):
+            state.sampler, state.window, state.done = sampler, window, done
             if number % 64 == 63:
                 gc.collect()  # what `_garbage_removed` leaves to collections that it keeps from coming by themselves
             scores = iter(self._score([clip for _, _, clip in batch if clip is not None], state))
             yield [Result(start, end, None if clip is None else next(scores)) for start, end, clip in batch]
 
-    def _clips(
-        self, frames: Iterable[tuple[float, Frame]], state: StreamState, is_late: Callable[[], bool]
-    ) -> Iterator[tuple[float, float, np.ndarray | None]]:
-        """Yields start, end and clip of each result; no clip where frames are missing."""
+    def _read(
+        self, frames: Iterable[tuple[float, Frame]], state: StreamState, is_late: Callable[[], bool] | None
+    ) -> Iterator[tuple[list[Clip], Sampler, deque[np.ndarray | None], int]]:
+        """Yields clips, `batch_size` at a time, and where `state` has come with them; does not change it."""
+        state = replace(state, sampler=copy.copy(state.sampler), window=state.window.copy())
+        for batch in _batches(self._clips(frames, state, is_late), self.batch_size):
+            yield batch, copy.copy(state.sampler), state.window.copy(), state.done
 
-        def clip(end: int) -> tuple[float, float, np.ndarray | None]:
+    def _clips(
+        self, frames: Iterable[tuple[float, Frame]], state: StreamState, is_late: Callable[[], bool] | None
+    ) -> Iterator[Clip]:
+        """Yields the clip of each result; takes `state` along."""
+
+        def clip(end: int) -> Clip:
             start, state.done = state.done, end
             pictures = [picture for picture in state.window if picture is not None]
             if len(pictures) < len(state.window):
@@ -229,7 +243,8 @@ class VideoStream:
                 state.window.append(picture)
             count = state.sampler.moment
             end = count - (count - self.clip_frames) % self.stride  # of the last clip that is complete
-            if end >= self.clip_frames and end > count - new and (state.window[-1] is None or not is_late()):
+            is_complete = end >= self.clip_frames and end > count - new
+            if is_complete and (state.window[-1] is None or is_late is None or not is_late()):
                 yield clip(end)  # a gap is one result, however long
         if state.sampler.moment > state.done:
             yield clip(state.sampler.moment)
