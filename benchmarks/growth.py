@@ -41,6 +41,7 @@ def exponent(sizes: list[int], taken: list[float]) -> float:
 
 def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     figure = Figure(figsize=(10, 3.4), layout="constrained")
     for axes, (axis, cases) in zip(figure.subplots(1, 3), AXES.items(), strict=True):
@@ -48,6 +49,8 @@ def draw(found: dict[str, dict[str, list[float]]], path: Path) -> None:
         for backend, taken in found.items():
             axes.loglog(sizes, taken[axis], "o-", label=f"{backend}: {exponent(sizes, taken[axis]):.2f}")
         axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.set_xlabel(axis)
         axes.set_ylabel("seconds")

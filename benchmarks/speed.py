@@ -84,6 +84,8 @@ DEFAULT = (
     Cell("tiny", "inference", 16, 112, 4),
     Cell("tiny", "training", 8, 224),
     Cell("tiny", "training", 8, 224, remat=True),
+    Cell("tiny", "training"),
+    Cell("tiny", "training", remat=True),
     Cell("tiny", "inference", dtype="bfloat16"),
     Cell("small", "inference"),
     Cell("base", "inference"),
