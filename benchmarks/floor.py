@@ -2,8 +2,9 @@
 
     python benchmarks/floor.py            # Tiny, 32 × 224 × 224, batch 1, float32, every backend installed
 
-The floor of a stage is its multiply-adds over the rate at which this machine multiplies large matrices, measured in the
-same run: the time it would take if nothing but the products cost anything. Each backend runs in a process of its own.
+The floor of a stage is its multiply-adds over the rate of one large product, by the function that the model's dense
+layers call, in the same run: the time it would take if nothing but the products cost anything. Each backend runs in a
+process of its own.
 """
 
 import functools
@@ -27,9 +28,9 @@ def measure(rounds: int) -> dict[str, Any]:
     class Product(keras.layers.Layer):
         """A product as the models have it computed: PyTorch's own is not its fastest."""
 
-        def build(self, shape: tuple) -> None:
+        def build(self, input_shape: tuple) -> None:
             self.dense = keras.layers.Dense(SIZE, use_bias=False)
-            self.dense.build(shape)
+            self.dense.build(input_shape)
 
         def call(self, x: Any) -> Any:
             return linear(self.dense, x)

@@ -8,7 +8,7 @@
 Each implementation runs in a process of its own. All of them are built and warmed up first; then they take turns, one
 call each, so that whatever else the machine does falls on all alike. The ratio of a round is one call's processor
 time (user and system; on a GPU the wall time) over that of torchvision's in the same round. Memory is the process's
-peak, and on a GPU that of the backend's allocator.
+peak, and on a GPU that of the backend's allocator; a MB is 2**20 bytes.
 """
 
 import argparse

@@ -1,10 +1,11 @@
-"""What is made ahead, in which order, and what happens to errors."""
+"""What is made ahead, and what happens to errors. That it is one item, no more: see tests/streaming/test_stream.py."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 
-from videoswin_keras import prefetch
 from videoswin_keras.prefetch import prefetched
 
 
@@ -19,39 +20,42 @@ def test_the_next_item_is_made_while_one_is_in_use():
     coming = prefetched(items())
     assert next(coming) == 0
     assert is_made[1].wait(60)
-    assert not is_made[2].is_set()  # one ahead, no more: nothing asks for it before the next
     assert list(coming) == [1, 2]
 
 
-def test_an_error_comes_in_its_place():
+def test_an_error_comes_in_its_place_and_holds_nothing():
+    class Large:
+        pass
+
+    held = []
+
     def items():
+        large = Large()
+        held.append(weakref.ref(large))
         yield 0
         raise ValueError("the second")
 
-    coming = prefetched(items())
-    assert next(coming) == 0
-    with pytest.raises(ValueError, match="the second"):
-        next(coming)
+    gc.disable()
+    try:
+        coming = prefetched(items())
+        assert next(coming) == 0
+        with pytest.raises(ValueError, match="the second"):
+            next(coming)
+        del coming
+        assert held[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_what_cannot_be_iterated():
+    with pytest.raises(TypeError, match="not iterable"):
+        next(prefetched(3))
 
 
 def test_the_thread_ends_when_closed():
+    before = set(threading.enumerate())
     coming = prefetched(iter(int, 1))
     next(coming)
-    (thread,) = (thread for thread in threading.enumerate() if thread.name == "prefetch")
+    assert set(threading.enumerate()) > before
     coming.close()
-    thread.join(60)
-    assert not thread.is_alive()
-
-
-def test_nobody_waits_for_what_nobody_wants(monkeypatch):
-    monkeypatch.setattr(prefetch, "_LONGEST_WAIT", 0.0)
-    is_over = threading.Event()
-
-    def items():
-        yield 0
-        is_over.wait()
-
-    coming = prefetch.prefetched(items())
-    next(coming)
-    coming.close()  # or this test never ends
-    is_over.set()
+    assert set(threading.enumerate()) == before

@@ -122,13 +122,19 @@ class VideoPipeline:
             FileNotFoundError: if there is no such file.
             VideoError: if it is no video or cannot be decoded.
         """
-        return self.mean(path, self.protocol.views(path, views), progress)
+        return self.classify_views(path, self.protocol.views(path, views), progress)
 
-    def mean(self, path: str | Path, clips: Views, progress: bool = False) -> Classification:
-        """Classifies one video of which the views are there, as `protocol.views` gives them; as a call does."""
-        bar = tqdm(clips, unit="view", leave=False, disable=None if progress and len(clips) > 1 else True)
+    def classify_views(self, path: str | Path, views: Views, progress: bool = False) -> Classification:
+        """Classifies one video that has been decoded.
+
+        Args:
+            path: The video; only for the result.
+            views: What `protocol.views` returned for it.
+            progress: As for a call.
+        """
+        bar = tqdm(views, unit="view", leave=False, disable=None if progress and len(views) > 1 else True)
         scores = np.mean([self.probabilities(clip) for clip in bar], axis=0)
-        return Classification(str(path), self.labels, tuple(scores.tolist()), len(clips))
+        return Classification(str(path), self.labels, tuple(scores.tolist()), len(views))
 
     def probabilities(self, clip: np.ndarray) -> np.ndarray:
         """Returns the probabilities (num_classes,) of one clip, uint8 (frames, height, width, 3), RGB in 0–255.

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pandas
@@ -17,6 +18,7 @@ from videoswin_keras.cli.demo import night_bouts
 from videoswin_keras.cli.main import main
 from videoswin_keras.data import synthetic
 from videoswin_keras.video.encode import write_video
+from videoswin_keras.video.protocols import Protocol
 
 
 @pytest.fixture(scope="module")
@@ -100,14 +102,14 @@ def test_a_video_that_is_not_there(capsys):
 
 
 def test_an_interruption_keeps_what_was_classified(video, tmp_path, monkeypatch, capsys):
-    mean = VideoPipeline.mean
+    classify_views = VideoPipeline.classify_views
 
-    def interrupted(self, path, clips, progress):
+    def interrupted(self, path, views, progress):
         if path.name == "second.mp4":
             raise KeyboardInterrupt
-        return mean(self, path, clips)
+        return classify_views(self, path, views)
 
-    monkeypatch.setattr(VideoPipeline, "mean", interrupted)
+    monkeypatch.setattr(VideoPipeline, "classify_views", interrupted)
     (tmp_path / "second.mp4").write_bytes(video.read_bytes())
     output = tmp_path / "results.json"
     command = ["classify", str(video), str(tmp_path / "second.mp4"), "--weights", "pico_moving_shapes"]
@@ -116,6 +118,28 @@ def test_an_interruption_keeps_what_was_classified(video, tmp_path, monkeypatch,
     content = json.loads(output.read_text())
     assert len(content["results"]) == 1
     assert not content["complete"]
+
+
+def test_the_next_video_is_decoded_meanwhile(video, tmp_path, monkeypatch, capsys):
+    """And one that cannot be is reported in its place."""
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    is_decoded = {name: threading.Event() for name in (video.name, "broken.mp4")}
+    decode, classify_views = Protocol.views, VideoPipeline.classify_views
+
+    def views(self, path, views):
+        is_decoded[path.name].set()
+        return decode(self, path, views)
+
+    def classified(self, path, views, progress):
+        assert is_decoded["broken.mp4"].wait(60)
+        return classify_views(self, path, views)
+
+    monkeypatch.setattr(Protocol, "views", views)
+    monkeypatch.setattr(VideoPipeline, "classify_views", classified)
+    assert main(["classify", str(video), str(tmp_path / "broken.mp4"), "--weights", "pico_moving_shapes"]) == 1
+    captured = capsys.readouterr()
+    assert "moving left" in captured.out
+    assert "skipped" in captured.err
 
 
 def test_a_converted_model_sees_videos_as_the_original(video, tmp_path, capsys):

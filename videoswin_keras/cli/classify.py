@@ -77,12 +77,12 @@ def run(options: argparse.Namespace) -> int:
             bar = tqdm(
                 prefetched(decoded()), total=len(videos), unit="video", disable=len(videos) < 2 or None, file=sys.stderr
             )
-            for video, clips in bar:
-                if isinstance(clips, Exception):
-                    failed.append({"path": str(video), "error": str(clips)})
-                    tqdm.write(f"videoswin: skipped: {clips}", file=sys.stderr)
+            for video, views in bar:
+                if isinstance(views, Exception):
+                    failed.append({"path": str(video), "error": str(views)})
+                    tqdm.write(f"videoswin: skipped: {views}", file=sys.stderr)
                     continue
-                result = pipeline.mean(video, clips, progress=True)
+                result = pipeline.classify_views(video, views, progress=True)
                 results.append(result.to_dict())
                 tqdm.write(str(video), file=sys.stdout)
                 for label, probability in result.top(options.top):

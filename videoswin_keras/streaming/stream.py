@@ -77,7 +77,7 @@ class VideoStream:
         short_side: Integer. Shorter side of a frame in pixels, before the crop.
         crop: Integer. Side of the square in the middle of it that is looked at.
         batch_size: Integer. Clips that are computed at once as far as they do not depend on a memory: 1 for live
-            video; more is faster for recordings, and gives the same to rounding.
+            video; more, for recordings, keeps a GPU or many cores busy, and gives the same to rounding.
         longest_hold: Float. Seconds for which a frame stands for those that follow it; then there is a gap.
 
     Raises:
@@ -146,7 +146,7 @@ class VideoStream:
         Args:
             frames: Pairs of time in seconds and frame, uint8 RGB (height, width, 3), of any size; or, in place of the
                 frame, a function without arguments that returns it, called only for the frames that are looked at.
-                They are read in a thread of their own, one batch of clips ahead.
+                They are read in another thread, one batch of clips ahead; closing the results waits for it.
         """
         results = itertools.chain.from_iterable(self.batches(frames, self.start()))
         return smooth(results, self.smooth, self.centred)
