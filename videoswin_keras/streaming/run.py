@@ -4,7 +4,7 @@ import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -84,8 +84,7 @@ class Run:
     def _computed(self) -> Iterator[Result]:
         saved = -math.inf  # the first results at once: what an early stop leaves can be gone on with
         try:
-            is_late = self._is_late if isinstance(self.source, Camera) else None
-            for batch in self.stream.batches(self._frames(), self.state, is_late):
+            for batch in self._batches():
                 self._journal.append(batch)
                 if time.monotonic() - saved >= self.save_every:
                     self._journal.save(self.state.to_arrays())
@@ -100,17 +99,18 @@ class Run:
             raise VideoError(f"No frame came from {self.about.source}.")
         self._journal.save(self.state.to_arrays())
 
-    def _frames(self) -> Iterable[tuple[float, Any]]:
-        if isinstance(self.source, Camera):
-            return self.source.frames()
-        return self.source.frames(self.state.sampler.position)
+    def _batches(self) -> Iterator[list[Result]]:
+        if not isinstance(self.source, Camera):
+            return self.stream.batches(self.source.frames(self.state.sampler.position), self.state)
+        camera = self.source
 
-    def _is_late(self) -> bool:
-        """Whether more than half of a camera's queue is waiting; then a clip is left out."""
-        assert isinstance(self.source, Camera)
-        is_late = self.source.waiting > self.source.queue_size // 2
-        self.left_out += is_late
-        return is_late
+        def is_late() -> bool:
+            """Whether more than half of the camera's queue is waiting; then a clip is left out."""
+            is_late = camera.waiting > camera.queue_size // 2
+            self.left_out += is_late
+            return is_late
+
+        return self.stream.batches(camera.frames(), self.state, is_late)
 
     def finish(self, with_video: bool = False, progress: bool = False) -> list[Bout]:
         """Writes the final files, and returns the bouts.
