@@ -129,14 +129,14 @@ def ours(cell: Cell, clips: np.ndarray, _: bool) -> tuple:
     sys.path.insert(0, str(ROOT))
     import keras
 
-    from videoswin_keras import VideoSwinB, VideoSwinS, VideoSwinT
+    from videoswin_keras import AdamW, VideoSwinB, VideoSwinS, VideoSwinT
 
     build = {"tiny": VideoSwinT, "small": VideoSwinS, "base": VideoSwinB}[cell.size]
     policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[cell.dtype]
     model = build(clips.shape[1:], num_classes=400, use_rematerialization=cell.remat, dtype=policy)
     if cell.mode == "inference":
         return lambda: model.predict_on_batch(clips), gpu_bytes_of(keras.backend.backend())
-    model.compile(keras.optimizers.AdamW(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(AdamW(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     classes = np.zeros(len(clips), "int32")
     return lambda: model.train_on_batch(clips, classes), gpu_bytes_of(keras.backend.backend())
 

@@ -16,6 +16,7 @@ ORDER = (
     "checkpoints",
     "models",
     "data",
+    "training",
     "classification",
     "streaming",
     "export",

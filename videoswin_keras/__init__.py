@@ -27,10 +27,12 @@ from videoswin_keras.nn.attention import WindowAttention
 from videoswin_keras.nn.block import VideoSwinBlock, VideoSwinStage
 from videoswin_keras.nn.layers import PatchEmbedding, PatchMerging, PixelNormalization
 from videoswin_keras.nn.memory import FeedbackAttentionMemory, FlatMemoryCell
+from videoswin_keras.training.optimizers import AdamW
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AdamW",
     "CheckpointError",
     "FeedbackAttentionMemory",
     "FlatMemoryCell",

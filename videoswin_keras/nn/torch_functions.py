@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.optim.adam import adam
 
 
 class LinearMap(torch.autograd.Function):
@@ -84,6 +85,44 @@ def softmax_backward(gradient: torch.Tensor, weights: torch.Tensor) -> torch.Ten
 def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, then: str = "none") -> torch.Tensor:
     """Returns then(x · weightᵀ + bias), `then` being "none" or "gelu". It has no gradient."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "none")
+
+
+@torch.no_grad()
+def fused_adam(
+    weights: list[torch.Tensor],
+    gradients: list[torch.Tensor],
+    momentums: list[torch.Tensor],
+    velocities: list[torch.Tensor],
+    greatest: list[torch.Tensor],
+    rate: torch.Tensor,
+    betas: tuple[float, float],
+    epsilon: float,
+) -> None:
+    """Takes a step of Adam in place, in one pass; `rate` holds the bias corrections, `greatest` is AMSGrad's or empty.
+
+    Keras adds epsilon before the bias correction, PyTorch after it. At a step so late that PyTorch corrects nothing,
+    both are the same, and no number has to come from a GPU.
+    """
+    dense = [weight.contiguous() for weight in weights]  # the kernel goes over memory, whatever the strides
+    adam(
+        dense,
+        [gradient.to(weight.dtype).contiguous() for gradient, weight in zip(gradients, weights, strict=True)],
+        momentums,
+        velocities,
+        greatest,
+        [torch.full((), 1e9, device=weights[0].device)] * len(weights),
+        fused=True,
+        amsgrad=bool(greatest),
+        beta1=betas[0],
+        beta2=betas[1],
+        lr=rate,
+        weight_decay=0.0,
+        eps=epsilon,
+        maximize=False,
+    )
+    for weight, changed in zip(weights, dense, strict=True):
+        if changed is not weight:
+            weight.copy_(changed)
 
 
 def takes_onednn(x: torch.Tensor) -> bool:
