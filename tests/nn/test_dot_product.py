@@ -38,25 +38,31 @@ def seam_of(regions):
 
 
 @pytest.mark.parametrize("kinds", [0, 1, WINDOWS])
-def test_outputs(kinds):
+def test_outputs(kinds, monkeypatch):
     qkv, bias, regions = inputs(kinds)
     expected = by_hand(qkv, bias, regions)
     qkv, bias, seam = ops.convert_to_tensor(qkv), ops.convert_to_tensor(bias), seam_of(regions)
     masks = None if seam is None else seam.masks(np.arange(kinds, dtype="int32"))  # of all windows, or one for all
     np.testing.assert_allclose(ops.convert_to_numpy(dot_product.attend(qkv, bias, masks)), expected, atol=2e-6)
-    recomputing = dot_product.attend_recomputing(qkv, bias, seam)
-    np.testing.assert_allclose(ops.convert_to_numpy(recomputing), expected, atol=2e-6)
+    for kept in (0, dot_product.KEPT_BYTES):
+        monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)
+        in_training = dot_product.attend_in_training(qkv, bias, seam)
+        np.testing.assert_allclose(ops.convert_to_numpy(in_training), expected, atol=2e-6)
+
+
+WEIGHTS_BYTES = 4 * BATCH * WINDOWS * HEADS * TOKENS**2
 
 
 @pytest.mark.parametrize("kinds", [0, 1, WINDOWS])
-@pytest.mark.parametrize("piece_windows", [None, 1])
-def test_gradients(kinds, piece_windows, monkeypatch):
+@pytest.mark.parametrize(("kept", "piece_windows"), [(WEIGHTS_BYTES, None), (0, None), (0, 1)])
+def test_gradients(kinds, kept, piece_windows, monkeypatch):
+    monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)
     monkeypatch.setattr(pieces, "piece_length", lambda *_: piece_windows)
     qkv, bias, regions = inputs(kinds)
     sought = np.random.default_rng(1).normal(size=(BATCH, WINDOWS, TOKENS, HEADS * WIDTH)).astype("float32")
 
     def loss(qkv, bias):
-        return ops.sum(ops.convert_to_tensor(sought) * dot_product.attend_recomputing(qkv, bias, seam_of(regions)))
+        return ops.sum(ops.convert_to_tensor(sought) * dot_product.attend_in_training(qkv, bias, seam_of(regions)))
 
     found = gradients_of(loss, qkv, bias)
     for place, values in enumerate((qkv, bias)):  # by finite differences of what is computed by hand
@@ -67,3 +73,19 @@ def test_gradients(kinds, piece_windows, monkeypatch):
                 differences.append((sought * by_hand(*arguments, regions)).sum())
             expected = (differences[0] - differences[1]) / 2e-4
             np.testing.assert_allclose(found[place].reshape(-1)[index], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("kept", "times"), [(WEIGHTS_BYTES, 0), (WEIGHTS_BYTES - 1, 1)])
+def test_few_weights_are_not_computed_again(kept, times, monkeypatch):
+    monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)
+    qkv, bias, _ = inputs(0)
+    calls, softmax = [], dot_product._softmax
+    monkeypatch.setattr(dot_product, "_softmax", lambda logits: calls.append(1) or softmax(logits))
+
+    def loss(qkv, bias):
+        output = ops.sum(dot_product.attend_in_training(qkv, bias, None))
+        calls.clear()  # of the forward pass
+        return output
+
+    gradients_of(loss, qkv, bias)
+    assert len(calls) == times

@@ -82,13 +82,16 @@ def test_remat_holds_nothing_afterwards(remat):
 
 
 def test_with_gradients():
-    """The gradients given are taken, whatever the function."""
+    """The gradients given are taken, whatever the function, with what it keeps for them."""
 
     def loss(x, weight):
-        return ops.sum(2 * gradients.with_gradients(ops.matmul, lambda x, w, up: (x, w + ops.sum(up)), x, weight))
+        def function(x, weight):
+            return ops.matmul(x, weight), (ops.sin(x),)
+
+        return ops.sum(2 * gradients.with_gradients(function, lambda x, w, sin, up: (sin, w + ops.sum(up)), x, weight))
 
     found = gradients_of(loss, X, WEIGHT)
-    np.testing.assert_allclose(found[0], X)
+    np.testing.assert_allclose(found[0], np.sin(X), rtol=1e-6)
     np.testing.assert_allclose(found[1], WEIGHT + 2 * 3 * 5, rtol=1e-6)
 
 

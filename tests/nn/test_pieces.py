@@ -7,7 +7,7 @@ from gradients import outputs_and_gradients, set_seeds
 from keras import ops
 
 from videoswin_keras import FeedbackAttentionMemory
-from videoswin_keras.nn import pieces
+from videoswin_keras.nn import dot_product, pieces
 from videoswin_keras.nn.block import VideoSwinBlock
 
 SIZE = (4, 6, 9)  # two by two by three windows
@@ -15,7 +15,8 @@ SIZE = (4, 6, 9)  # two by two by three windows
 
 @pytest.fixture(params=[2**12, 2**16], ids=["of_one_window", "of_several"])
 def piece_bytes(request, monkeypatch):
-    """Makes pieces small."""
+    """Makes pieces small, and any weights too many to be kept."""
+    monkeypatch.setattr(dot_product, "KEPT_BYTES", 0)
     monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": request.param, "gpu": request.param})
     return request.param
 

@@ -78,7 +78,9 @@ def test_any_strides(which):
 
     def updated(turned=None):
         tensors = {
-            name: ops.transpose(ops.convert_to_tensor(value.T.copy())) if name == turned else ops.convert_to_tensor(value)
+            name: ops.transpose(ops.convert_to_tensor(value.T.copy()))
+            if name == turned
+            else ops.convert_to_tensor(value)
             for name, value in (("weight", weight), ("gradient", gradient))
         }
         variable = keras.Variable(tensors["weight"])

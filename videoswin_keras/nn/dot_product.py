@@ -1,8 +1,8 @@
 """Attention of a few windows: the products of query, key and value, and the softmax between them.
 
 A window of 392 tokens has 392 × 392 attention weights for each head: as many values as the rest of its block. So in
-training they are not kept for the backward pass but computed again there (`attend_recomputing`), as fused attention
-does on a GPU. The gradient of the position bias rules out the fused ones: on PyTorch they have none for it.
+training those of many windows are not kept for the backward pass but computed again there (`attend_in_training`), as
+fused attention does on a GPU. The gradient of the position bias rules out the fused ones: on PyTorch they have none.
 
 Source: sections 3.1 and B of arXiv 2205.14135.
 """
@@ -17,6 +17,7 @@ from videoswin_keras.nn import pieces, random, windows
 from videoswin_keras.nn.gradients import with_gradients
 
 HIDDEN = -3e4  # exp of it is 0, and float16 holds it
+KEPT_BYTES = 16 * 2**20  # of attention weights, by which it is decided whether a block keeps them in training
 
 
 def attend(qkv: Any, bias: Any, masks: Any, dropout_rate: float = 0.0, seed: Any = None) -> Any:
@@ -44,22 +45,43 @@ def attend(qkv: Any, bias: Any, masks: Any, dropout_rate: float = 0.0, seed: Any
     return _joined(_attended(_logits(query, key, bias, masks), value, dropout_rate, seed), qkv)
 
 
-def attend_recomputing(qkv: Any, bias: Any, seam: windows.Seam | None) -> Any:
-    """Attends as `attend` does, in pieces; the backward pass computes the attention weights again.
+def attend_in_training(qkv: Any, bias: Any, seam: windows.Seam | None) -> Any:
+    """Attends as `attend` does; the backward pass computes the attention weights again, unless they are few.
 
     No forward-mode derivatives.
     """
-    each = 3 * weights_bytes(bias)  # on the way back: the weights, their gradients and those of the logits
+    batch, count, *_ = ops.shape(qkv)
+    each = weights_bytes(bias)
+    if windows.is_static(batch, count, each) and batch * count * each <= KEPT_BYTES:
+        return _attend_keeping(qkv, bias, seam)
+    each = 3 * each  # on the way back: the weights, their gradients and those of the logits
 
-    def outputs(qkv: Any, bias: Any) -> Any:
+    def outputs(qkv: Any, bias: Any) -> tuple[Any, tuple]:
         bias = ops.stop_gradient(bias)  # PyTorch's fused attention wants it, though nothing is recorded here
-        return pieces.over_windows(lambda qkv, masks: attend(qkv, bias, masks), [qkv], seam, each)
+        return pieces.over_windows(lambda qkv, masks: attend(qkv, bias, masks), [qkv], seam, each), ()
 
     def gradients(qkv: Any, bias: Any, upstream: Any) -> tuple[Any, Any]:
         def of_windows(qkv: Any, upstream: Any, masks: Any) -> tuple[Any, Any]:
-            return _gradients(qkv, bias, masks, upstream)
+            query, key, _ = _split(qkv, bias)
+            return _gradients(qkv, _softmax(_logits(query, key, bias, masks)), upstream)
 
         d_qkv, d_bias = pieces.over_windows(of_windows, [qkv, upstream], seam, each, by_mask=False)
+        return d_qkv, ops.cast(d_bias, bias.dtype)
+
+    return with_gradients(outputs, gradients, qkv, bias)
+
+
+def _attend_keeping(qkv: Any, bias: Any, seam: windows.Seam | None) -> Any:
+    """Attends as `attend` does; the attention weights are kept for the backward pass."""
+
+    def outputs(qkv: Any, bias: Any) -> tuple[Any, tuple]:
+        query, key, value = _split(qkv, bias)
+        logits = _logits(query, key, bias, None if seam is None else seam.masks(seam.kinds))
+        weights = ops.cast(_softmax(logits), value.dtype)
+        return _joined(ops.matmul(weights, value), qkv), (weights,)
+
+    def gradients(qkv: Any, bias: Any, weights: Any, upstream: Any) -> tuple[Any, Any]:
+        d_qkv, d_bias = _gradients(qkv, weights, upstream)
         return d_qkv, ops.cast(d_bias, bias.dtype)
 
     return with_gradients(outputs, gradients, qkv, bias)
@@ -110,16 +132,13 @@ def weights_bytes(bias: Any) -> Any:
     return 4 * math.prod(ops.shape(bias))
 
 
-def _gradients(qkv: Any, bias: Any, masks: Any, upstream: Any) -> tuple[Any, Any]:
-    """Returns the gradients of `qkv`, and in float32 of `bias`."""
-    heads = ops.shape(bias)[0]
-    query, key, value = _split(qkv, bias)
-    weights, total = _weights(_logits(query, key, bias, masks))
-    weights = weights if total is None else weights / total
-    upstream = split_heads(upstream, heads)
+def _gradients(qkv: Any, weights: Any, upstream: Any) -> tuple[Any, Any]:
+    """Returns the gradients of `qkv`, and in float32 of the bias."""
+    query, key, value = _split(qkv, weights)
+    upstream = split_heads(upstream, ops.shape(weights)[1])
     d_value = ops.matmul(_turned(ops.cast(weights, value.dtype)), upstream)
-    d_logits = _through_softmax(ops.cast(ops.matmul(upstream, _turned(value)), weights.dtype), weights)
-    d_bias = _sum_over_windows(d_logits)
+    d_logits = _through_softmax(ops.matmul(upstream, _turned(value)), weights)
+    d_bias = ops.cast(_sum_over_windows(d_logits), "float32")
     d_logits = ops.cast(d_logits, qkv.dtype)
     scale = ops.shape(query)[-1] ** -0.5
     d_query, d_key = ops.matmul(d_logits, key * scale), ops.matmul(_turned(d_logits), query * scale)
@@ -150,7 +169,12 @@ def _products(query: Any, key: Any) -> Any:
 
 
 def _weights(logits: Any) -> tuple[Any, Any]:
-    """Returns attention weights, float32 of the same shape, and what they are to be divided by or None."""
+    """Returns attention weights of the same shape, and what they are to be divided by or None.
+
+    They are float32; on PyTorch, whose functions compute in it and round once, of the dtype of `logits`.
+    """
+    if keras.backend.backend() == "torch":
+        return ops.softmax(logits, axis=-1), None
     dtype = keras.backend.standardize_dtype(logits.dtype)
     logits = ops.cast(logits, "float32")
     if keras.backend.backend() != "jax" or dtype == "float16":
@@ -160,13 +184,20 @@ def _weights(logits: Any) -> tuple[Any, Any]:
     return weights, ops.sum(weights, axis=-1, keepdims=True)
 
 
+def _softmax(logits: Any) -> Any:
+    """Returns attention weights of the same shape, of the dtype that `_weights` returns."""
+    weights, total = _weights(logits)
+    return weights if total is None else weights / total
+
+
 def _through_softmax(gradient: Any, weights: Any) -> Any:
     """Returns the gradient of the logits, from that of the softmax and from the softmax itself."""
     if keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
 
         return torch_functions.softmax_backward(gradient, weights)
-    gradient = weights * gradient
+    weights = ops.cast(weights, "float32")
+    gradient = weights * ops.cast(gradient, "float32")
     return gradient - weights * ops.sum(gradient, axis=-1, keepdims=True)
 
 
@@ -180,7 +211,7 @@ def _sum_over_windows(x: Any) -> Any:
 def _split(qkv: Any, bias: Any) -> tuple[Any, Any, Any]:
     """Returns query, key and value, each (batch · windows, heads, tokens, width)."""
     batch, count, _, channels = ops.shape(qkv)
-    heads, tokens, _ = ops.shape(bias)  # its tokens, for tf2onnx: see `windows.Tiling.join`
+    *_, heads, tokens, _ = ops.shape(bias)  # its tokens, for tf2onnx: see `windows.Tiling.join`
     qkv = ops.reshape(qkv, (batch * count, tokens, 3, heads, channels // (3 * heads)))
     qkv = ops.transpose(qkv, (2, 0, 3, 1, 4))
     return qkv[0], qkv[1], qkv[2]

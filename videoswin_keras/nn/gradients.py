@@ -32,24 +32,28 @@ def remat_cheap(function: Callable) -> Callable:
 
 
 def with_gradients(function: Callable, gradients: Callable, *inputs: Any) -> Any:
-    """Returns `function(*inputs)`, of which only the inputs are kept for the backward pass.
+    """Returns the first of what `function(*inputs)` returns, an output and a tuple of what is kept beside the inputs.
 
-    `gradients(*inputs, upstream)` returns the gradient of each input, `upstream` being that of the output.
+    `gradients(*inputs, *kept, upstream)` returns the gradient of each input, `upstream` being that of the output.
     """
     if keras.backend.backend() == "torch":  # whose custom gradients in Keras would hold the inputs for too long
         from videoswin_keras.nn import torch_functions
 
         return torch_functions.WithGradients.apply(function, gradients, *inputs)
 
-    def waiting(first: Any, *others_and_upstream: Any) -> tuple:
-        return gradients(_after(first, others_and_upstream[-1]), *others_and_upstream)
+    def waiting(first: Any, *others: Any) -> tuple:
+        return gradients(_after(first, others[-1]), *others)
 
     if keras.backend.backend() == "jax":
         from videoswin_keras.nn import jax_functions
 
         return jax_functions.with_gradients(function, waiting, *inputs)
-    both = ops.custom_gradient(lambda *inputs: (function(*inputs), lambda upstream: waiting(*inputs, upstream)))
-    return both(*inputs)
+
+    def both(*inputs: Any) -> tuple:
+        output, kept = function(*inputs)
+        return output, lambda upstream: waiting(*inputs, *kept, upstream)
+
+    return ops.custom_gradient(both)(*inputs)
 
 
 def with_adjoint(function: Callable[[Any], Any], adjoint: Callable[[Any], Any]) -> Callable[[Any], Any]:

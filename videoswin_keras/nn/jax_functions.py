@@ -27,15 +27,20 @@ def remat(function: Callable, after: Callable[[Any, Any], Any]) -> Callable:
             first = after(first, jax.tree.leaves(upstream)[0])
             return jax.vjp(pure, captured, first, *others)[1](upstream)
 
-        return with_gradients(pure, gradients, captured, *arguments)
+        return with_gradients(lambda *inputs: (pure(*inputs), ()), gradients, captured, *arguments)
 
     return call
 
 
 def with_gradients(function: Callable, gradients: Callable, *inputs: Any) -> Any:
-    """Returns `function(*inputs)`, with `gradients(*inputs, upstream)` for the gradients of the inputs."""
-    run = jax.custom_vjp(function)
-    run.defvjp(lambda *inputs: (function(*inputs), inputs), lambda inputs, upstream: gradients(*inputs, upstream))
+    """As in `gradients.py`."""
+
+    def forward(*inputs: Any) -> tuple:
+        output, kept = function(*inputs)
+        return output, (*inputs, *kept)
+
+    run = jax.custom_vjp(lambda *inputs: function(*inputs)[0])
+    run.defvjp(forward, lambda kept, upstream: gradients(*kept, upstream))
     return run(*inputs)
 
 

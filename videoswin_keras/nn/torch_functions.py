@@ -22,16 +22,17 @@ class LinearMap(torch.autograd.Function):
 
 
 class WithGradients(torch.autograd.Function):
-    """`function(*inputs)`, with `gradients(*inputs, upstream)` for the gradients of the inputs, which are kept.
+    """As `with_gradients` in `gradients.py`.
 
-    Both must hold no tensors that are large: they live until the whole backward pass has run.
+    Both functions must hold no tensors that are large: they live until the whole backward pass has run.
     """
 
     @staticmethod
     def forward(ctx: Any, function: Callable, gradients: Callable, *inputs: torch.Tensor) -> torch.Tensor:
+        output, kept = function(*inputs)
         ctx.gradients = gradients
-        ctx.save_for_backward(*inputs)
-        return function(*inputs)
+        ctx.save_for_backward(*inputs, *kept)
+        return output
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple:
