@@ -48,7 +48,7 @@ def worker(size: str, mode: str, steps: int) -> None:
     sys.path.insert(0, str(ROOT))
     import keras
 
-    from videoswin_keras import VideoSwinS, VideoSwinT
+    from videoswin_keras import AdamW, VideoSwinS, VideoSwinT
     from videoswin_keras.models.recurrent import flatten
 
     backend, rng = keras.backend.backend(), np.random.default_rng(0)
@@ -57,7 +57,7 @@ def worker(size: str, mode: str, steps: int) -> None:
     model = build((32, 224, 224, 3), num_classes=3, memory=True, use_rematerialization=training, dtype="mixed_bfloat16")
     after_warm_up = None
     if training:
-        model.compile(keras.optimizers.AdamW(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.compile(AdamW(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         clips = int(mode.split()[1])
         sequence = rng.normal(size=(1, clips, 32, 224, 224, 3)).astype("float32")
         for _ in range(3):

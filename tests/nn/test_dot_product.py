@@ -89,3 +89,34 @@ def test_few_weights_are_not_computed_again(kept, times, monkeypatch):
 
     gradients_of(loss, qkv, bias)
     assert len(calls) == times
+
+
+@pytest.mark.parametrize("kinds", [0, WINDOWS])
+@pytest.mark.parametrize("kept", [WEIGHTS_BYTES, 0])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_low_precision(kinds, kept, dtype, monkeypatch):
+    """Outputs and gradients against those in float32, of the same numbers."""
+    monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)
+    qkv, bias, regions = inputs(kinds)
+    qkv, bias = (ops.convert_to_numpy(ops.cast(ops.cast(x, dtype), "float32")) for x in (qkv, bias))
+    sought = np.random.default_rng(1).normal(size=(BATCH, WINDOWS, TOKENS, HEADS * WIDTH)).astype("float32")
+
+    def attended(function, dtype):
+        return lambda *arrays: ops.cast(function(*(ops.cast(x, dtype) for x in arrays)), "float32")
+
+    def gradients(function):
+        return gradients_of(lambda *arrays: ops.sum(ops.convert_to_tensor(sought) * function(*arrays)), qkv, bias)
+
+    def in_training(qkv, bias):
+        return dot_product.attend_in_training(qkv, bias, seam_of(regions))
+
+    def plainly(qkv, bias):
+        seam = seam_of(regions)
+        return dot_product.attend(qkv, bias, None if seam is None else seam.masks(seam.kinds))
+
+    expected, expected_gradients = by_hand(qkv, bias, regions), gradients(attended(in_training, "float32"))
+    for function in (attended(in_training, dtype), attended(plainly, dtype)):
+        outputs = ops.convert_to_numpy(function(ops.convert_to_tensor(qkv), ops.convert_to_tensor(bias)))
+        np.testing.assert_allclose(outputs, expected, atol=0.03)
+        for found, gradient in zip(gradients(function), expected_gradients, strict=True):
+            np.testing.assert_allclose(found, gradient, atol=0.02 * np.abs(gradient).max())

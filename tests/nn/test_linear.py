@@ -6,7 +6,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from gradients import gradients_of
+from gradients import gradients_of, outputs_and_gradients
 from keras import ops
 
 from videoswin_keras.nn.linear import linear, linear_gelu
@@ -63,6 +63,33 @@ def test_gradients(use_bias, trainable):
                 np.testing.assert_allclose(variable.value.grad.numpy(), gradient, atol=2e-6)
             else:
                 assert variable.value.grad is None
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_bfloat16(use_bias):
+    """Of integers, so that products are exact, and of their gradients only the sums are rounded."""
+    layer = dense(use_bias, "mixed_bfloat16")
+    generator = np.random.default_rng(0)
+    layer.set_weights([generator.integers(-3, 4, weight.shape) for weight in layer.weights])
+
+    class Linear(keras.layers.Layer):
+        def __init__(self):
+            super().__init__(dtype="mixed_bfloat16")
+            self.layer = layer
+
+        def call(self, x):
+            return linear(layer, x)
+
+    x = generator.integers(-3, 4, (2, 3, 4, 5)).astype("float32")
+    outputs, gradients = outputs_and_gradients(keras.Sequential([keras.Input(x.shape[1:]), Linear()]), x)
+    expected, _ = by_hand(layer, x)
+    np.testing.assert_array_equal(outputs, expected)
+    sums = [np.einsum("btfi,btfo->io", x, 2 * expected), 2 * expected.sum((0, 1, 2))][: len(layer.weights)]
+    for found, gradient in zip(gradients.values(), sums, strict=True):
+        np.testing.assert_allclose(found, gradient, rtol=2**-7)
+    upstream = np.ones((2, 3, 4, 7))
+    (found,) = gradients_of(lambda x: ops.sum(ops.cast(linear(layer, ops.cast(x, "bfloat16")), "float32")), x)
+    np.testing.assert_allclose(found, upstream @ layer.get_weights()[0].T)
 
 
 def test_quantized():

@@ -78,7 +78,7 @@ def _attend_keeping(qkv: Any, bias: Any, seam: windows.Seam | None) -> Any:
         query, key, value = _split(qkv, bias)
         logits = _logits(query, key, bias, None if seam is None else seam.masks(seam.kinds))
         weights = ops.cast(_softmax(logits), value.dtype)
-        return _joined(ops.matmul(weights, value), qkv), (weights,)
+        return _joined(ops.cast(_product(weights, value), value.dtype), qkv), (weights,)
 
     def gradients(qkv: Any, bias: Any, weights: Any, upstream: Any) -> tuple[Any, Any]:
         d_qkv, d_bias = _gradients(qkv, weights, upstream)
@@ -149,8 +149,8 @@ def _gradients(qkv: Any, weights: Any, upstream: Any) -> tuple[Any, Any]:
 def _attended(logits: Any, value: Any, dropout_rate: float = 0.0, seed: Any = None) -> Any:
     """Attends by explicit products, where nothing is fused."""
     weights, total = _weights(logits)
-    attended = ops.matmul(random.dropout(ops.cast(weights, value.dtype), dropout_rate, seed), value)
-    return attended if total is None else ops.cast(ops.cast(attended, total.dtype) / total, attended.dtype)
+    attended = _product(random.dropout(ops.cast(weights, value.dtype), dropout_rate, seed), value)
+    return ops.cast(attended if total is None else ops.cast(attended, total.dtype) / total, value.dtype)
 
 
 def _logits(query: Any, key: Any, bias: Any, masks: Any) -> Any:
@@ -165,7 +165,17 @@ def _logits(query: Any, key: Any, bias: Any, masks: Any) -> Any:
 
 
 def _products(query: Any, key: Any) -> Any:
-    return ops.matmul(query * ops.shape(query)[-1] ** -0.5, _turned(key))
+    return _product(query * ops.shape(query)[-1] ** -0.5, _turned(key))
+
+
+def _product(one: Any, other: Any) -> Any:
+    """Returns one · other; of bfloat16 on JAX on a CPU in float32."""
+    dtype = keras.backend.standardize_dtype(one.dtype)
+    if keras.backend.backend() == "jax" and dtype == "bfloat16" and pieces.is_on_cpu(one):
+        from videoswin_keras.nn import jax_functions
+
+        return jax_functions.wide_product(one, other)
+    return ops.matmul(one, other)
 
 
 def _weights(logits: Any) -> tuple[Any, Any]:

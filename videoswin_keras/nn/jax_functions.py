@@ -44,6 +44,31 @@ def with_gradients(function: Callable, gradients: Callable, *inputs: Any) -> Any
     return run(*inputs)
 
 
+@jax.custom_vjp
+def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """Returns x · kernel + bias: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None, of one dtype."""
+    wide = wide_product(x, kernel)
+    return (wide if bias is None else wide + bias).astype(x.dtype)
+
+
+def _linear_gradients(operands: tuple, upstream: jax.Array) -> tuple:
+    x, kernel, bias = operands
+    rows = upstream.reshape(-1, upstream.shape[-1])
+    return (
+        jnp.matmul(upstream, kernel.T),
+        jnp.matmul(x.reshape(-1, x.shape[-1]).T, rows),
+        None if bias is None else rows.sum(0),
+    )
+
+
+linear.defvjp(lambda *operands: (linear(*operands), operands), _linear_gradients)
+
+
+def wide_product(one: jax.Array, other: jax.Array) -> jax.Array:
+    """Returns one · other in float32: of bfloat16, with neither turned, in half the time on a CPU."""
+    return jnp.matmul(one, other, preferred_element_type=jnp.float32)
+
+
 def loop(function: Callable, pieces: list) -> tuple[Any, Any]:
     """Returns the outputs of `function(*piece)` for each piece, and the sum of its second outputs or None.
 

@@ -5,20 +5,28 @@ from typing import Any
 import keras
 from keras import ops
 
+from videoswin_keras.nn import pieces
+
 
 def linear(layer: keras.layers.Dense, x: Any) -> Any:
     """Returns `layer(x)`."""
-    if keras.backend.backend() != "torch" or layer.quantization_mode or keras.backend.is_keras_tensor(x):
+    if layer.quantization_mode or keras.backend.is_keras_tensor(x):
         return layer(x)
-    from videoswin_keras.nn import torch_functions
+    if keras.backend.backend() == "torch":
+        from videoswin_keras.nn import torch_functions
 
-    return torch_functions.linear(*_operands(layer, x))
+        return torch_functions.linear(*_operands(layer, x))
+    if keras.backend.backend() == "jax" and layer.compute_dtype == "bfloat16" and pieces.is_on_cpu(x):
+        from videoswin_keras.nn import jax_functions
+
+        return jax_functions.linear(*_operands(layer, x))
+    return layer(x)
 
 
 def linear_gelu(layer: keras.layers.Dense, x: Any) -> Any:
     """Returns `gelu(layer(x))`."""
     if keras.backend.backend() != "torch" or layer.quantization_mode:
-        return gelu(layer(x))
+        return gelu(linear(layer, x))
     from videoswin_keras.nn import torch_functions
 
     return torch_functions.linear_gelu(*_operands(layer, x))

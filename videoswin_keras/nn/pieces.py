@@ -47,7 +47,7 @@ def piece_length(x: Any, count: Any, bytes_each: Any) -> int | None:
         return None
     batch = ops.shape(x)[0]
     each = bytes_each * (batch if windows.is_static(batch) else 1)
-    most = PIECE_BYTES["cpu" if _is_on_cpu(x) else "gpu"] // max(each, 1)
+    most = PIECE_BYTES["cpu" if is_on_cpu(x) else "gpu"] // max(each, 1)
     return None if most >= count else _largest_divisor(count, max(most, 1))
 
 
@@ -56,7 +56,7 @@ def _largest_divisor(count: int, most: int) -> int:
     return max(length for length in range(1, most + 1) if count % length == 0)
 
 
-def _is_on_cpu(x: Any) -> bool:
+def is_on_cpu(x: Any) -> bool:
     """Whether `x` is on a CPU; on TensorFlow and JAX, whether the machine has nothing else."""
     if keras.backend.backend() == "torch":
         return x.device.type == "cpu"

@@ -10,8 +10,8 @@ from keras import ops
 class AdamW(keras.optimizers.AdamW):
     """`keras.optimizers.AdamW`, on PyTorch by its fused kernel: the same numbers, sooner and in less memory.
 
-    Keras's own goes over all weights fourteen times there and holds up to four more copies of them meanwhile. On
-    TensorFlow and JAX, whose compilers do that, this is Keras's own. Arguments, state and saved files are the same.
+    Keras's own goes over all weights eleven times there and holds three more copies of them meanwhile. On TensorFlow
+    and JAX this is Keras's own. Arguments and state are the same.
 
     Example:
 
