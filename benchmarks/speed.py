@@ -86,7 +86,9 @@ DEFAULT = (
     Cell("tiny", "training", 8, 224, remat=True),
     Cell("tiny", "training"),
     Cell("tiny", "training", remat=True),
+    Cell("tiny", "training", 16, 112, 4),
     Cell("tiny", "inference", dtype="bfloat16"),
+    Cell("tiny", "training", 8, 224, dtype="bfloat16"),
     Cell("small", "inference"),
     Cell("base", "inference"),
 )
