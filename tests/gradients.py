@@ -50,6 +50,36 @@ def gradients_of(function: Callable[..., Any], *arrays: np.ndarray) -> list[np.n
     return [ops.convert_to_numpy(gradient) for gradient in gradients]
 
 
+def second_gradients_of(function: Callable[..., Any], *arrays: np.ndarray) -> list[np.ndarray]:
+    """Returns the gradient of half the sum of squares of all the gradients of a scalar function of tensors."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        def half(*arrays):
+            gradients = jax.grad(function, tuple(range(len(arrays))))(*arrays)
+            return sum(ops.sum(ops.square(gradient)) for gradient in gradients) / 2
+
+        return gradients_of(half, *arrays)
+    if backend == "torch":
+        import torch
+
+        def half(*tensors):
+            gradients = torch.autograd.grad(function(*tensors), tensors, create_graph=True)
+            return sum(gradient.square().sum() for gradient in gradients) / 2
+
+        return gradients_of(half, *arrays)
+    import tensorflow as tf
+
+    def half(*tensors):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            value = function(*tensors)
+        return sum(ops.sum(ops.square(gradient)) for gradient in tape.gradient(value, tensors)) / 2
+
+    return gradients_of(half, *arrays)
+
+
 def outputs_and_gradients(model: keras.Model, clip: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Returns the outputs in training, and the gradient of the sum of their squares by variable path."""
     variables = model.trainable_variables

@@ -14,6 +14,7 @@ from keras import ops
 
 import videoswin_keras
 from videoswin_keras import (
+    AdamW,
     VideoSwinB,
     VideoSwinBackbone,
     VideoSwinClassifier,
@@ -266,9 +267,7 @@ def test_dropped_memory_of_the_optimizer(tmp_path):
 def test_fit_learns():
     keras.utils.set_random_seed(0)
     model = small_classifier(2, drop_path_rate=0.1)
-    model.compile(
-        keras.optimizers.AdamW(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
-    )
+    model.compile(AdamW(3e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     labels = np.arange(8) % 2
     clips = clip(8, 4, 32, 32, 3) + labels[:, None, None, None, None]
     model.fit(clips, labels, batch_size=4, epochs=8, verbose=0)

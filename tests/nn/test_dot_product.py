@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gradients import gradients_of
+from gradients import gradients_of, second_gradients_of
 from keras import ops
 
 from videoswin_keras.nn import dot_product, pieces, windows
@@ -91,6 +91,26 @@ def test_few_weights_are_not_computed_again(kept, times, monkeypatch):
     assert len(calls) == times
 
 
+@pytest.mark.parametrize("kept", [WEIGHTS_BYTES, 0])
+def test_second_derivatives(kept, monkeypatch):
+    """Against finite differences of the gradients: half their squares change by the Hessian times them."""
+    monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)
+    arrays = inputs(0)[:2]
+    sought = np.random.default_rng(1).normal(size=(BATCH, WINDOWS, TOKENS, HEADS * WIDTH)).astype("float32")
+
+    def loss(qkv, bias):
+        return ops.sum(ops.convert_to_tensor(sought) * dot_product.attend_in_training(qkv, bias, None))
+
+    slopes = gradients_of(loss, *arrays)
+    ahead, behind = (
+        gradients_of(loss, *(array + step * slope for array, slope in zip(arrays, slopes, strict=True)))
+        for step in (0.01, -0.01)
+    )
+    for found, one, other in zip(second_gradients_of(loss, *arrays), ahead, behind, strict=True):
+        expected = (one - other) / 0.02
+        np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("kinds", [0, WINDOWS])
 @pytest.mark.parametrize("kept", [WEIGHTS_BYTES, 0])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -117,6 +137,6 @@ def test_low_precision(kinds, kept, dtype, monkeypatch):
     expected, expected_gradients = by_hand(qkv, bias, regions), gradients(attended(in_training, "float32"))
     for function in (attended(in_training, dtype), attended(plainly, dtype)):
         outputs = ops.convert_to_numpy(function(ops.convert_to_tensor(qkv), ops.convert_to_tensor(bias)))
-        np.testing.assert_allclose(outputs, expected, atol=0.03)
-        for found, gradient in zip(gradients(function), expected_gradients, strict=True):
-            np.testing.assert_allclose(found, gradient, atol=0.02 * np.abs(gradient).max())
+        for found, reference in zip((outputs, *gradients(function)), (expected, *expected_gradients), strict=True):
+            error = np.sqrt(np.mean((found - reference) ** 2) / np.mean(reference**2))
+            assert error < {"bfloat16": 2**-7, "float16": 2**-10}[dtype]

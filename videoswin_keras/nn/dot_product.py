@@ -17,7 +17,7 @@ from videoswin_keras.nn import pieces, random, windows
 from videoswin_keras.nn.gradients import with_gradients
 
 HIDDEN = -3e4  # exp of it is 0, and float16 holds it
-KEPT_BYTES = 16 * 2**20  # of attention weights, by which it is decided whether a block keeps them in training
+KEPT_BYTES = 16 * 2**20  # of a block's attention weights, counted as float32: up to which training keeps them
 
 
 def attend(qkv: Any, bias: Any, masks: Any, dropout_rate: float = 0.0, seed: Any = None) -> Any:
@@ -52,7 +52,9 @@ def attend_in_training(qkv: Any, bias: Any, seam: windows.Seam | None) -> Any:
     """
     batch, count, *_ = ops.shape(qkv)
     each = weights_bytes(bias)
-    if windows.is_static(batch, count, each) and batch * count * each <= KEPT_BYTES:
+    # PyTorch's fused attention computes in float32 whatever it is given; weights that are kept would be rounded before.
+    is_exact = keras.backend.backend() != "torch" or keras.backend.standardize_dtype(qkv.dtype) == "float32"
+    if is_exact and windows.is_static(batch, count, each) and batch * count * each <= KEPT_BYTES:
         return _attend_keeping(qkv, bias, seam)
     each = 3 * each  # on the way back: the weights, their gradients and those of the logits
 

@@ -9,7 +9,7 @@ from videoswin_keras.nn import pieces
 
 
 def linear(layer: keras.layers.Dense, x: Any) -> Any:
-    """Returns `layer(x)`."""
+    """Returns `layer(x)`. No forward-mode derivatives in bfloat16 on JAX on a CPU."""
     if layer.quantization_mode or keras.backend.is_keras_tensor(x):
         return layer(x)
     if keras.backend.backend() == "torch":

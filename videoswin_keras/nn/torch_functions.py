@@ -30,13 +30,16 @@ class WithGradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: Callable, gradients: Callable, *inputs: torch.Tensor) -> torch.Tensor:
         output, kept = function(*inputs)
-        ctx.gradients = gradients
+        ctx.function, ctx.gradients, ctx.count = function, gradients, len(inputs)
         ctx.save_for_backward(*inputs, *kept)
         return output
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple:
-        return None, None, *ctx.gradients(*ctx.saved_tensors, upstream)
+        inputs, kept = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        if kept and torch.is_grad_enabled():  # for second derivatives, which go through it
+            _, kept = ctx.function(*inputs)
+        return None, None, *ctx.gradients(*inputs, *kept, upstream)
 
 
 class OneDnnLinear(torch.autograd.Function):
@@ -102,7 +105,7 @@ def fused_adam(
     """Takes a step of Adam in place, in one pass; `rate` holds the bias corrections, `greatest` is AMSGrad's or empty.
 
     Keras adds epsilon before the bias correction, PyTorch after it. At a step so late that PyTorch corrects nothing,
-    both are the same, and no number has to come from a GPU.
+    both are the same, and no number has to come from a GPU. (In float32 that step plus one is the same step.)
     """
     dense = [weight.contiguous() for weight in weights]  # the kernel goes over memory, whatever the strides
     adam(
@@ -111,7 +114,7 @@ def fused_adam(
         momentums,
         velocities,
         greatest,
-        [torch.full((), 1e9, device=weights[0].device)] * len(weights),
+        [torch.full((), 1e9, dtype=torch.float32, device=weights[0].device)] * len(weights),
         fused=True,
         amsgrad=bool(greatest),
         beta1=betas[0],
