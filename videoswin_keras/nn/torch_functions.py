@@ -36,7 +36,8 @@ class WithGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple:
-        inputs, kept = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        saved = ctx.saved_tensors  # once: a checkpoint computes them when they are asked for
+        inputs, kept = saved[: ctx.count], saved[ctx.count :]
         if kept and torch.is_grad_enabled():  # for second derivatives, which go through it
             _, kept = ctx.function(*inputs)
         return None, None, *ctx.gradients(*inputs, *kept, upstream)
