@@ -52,32 +52,29 @@ def gradients_of(function: Callable[..., Any], *arrays: np.ndarray) -> list[np.n
 
 def second_gradients_of(function: Callable[..., Any], *arrays: np.ndarray) -> list[np.ndarray]:
     """Returns the gradient of half the sum of squares of all the gradients of a scalar function of tensors."""
+
+    def half(*tensors):
+        return sum(ops.sum(ops.square(gradient)) for gradient in _differentiable_gradients(function, tensors)) / 2
+
+    return gradients_of(half, *arrays)
+
+
+def _differentiable_gradients(function: Callable[..., Any], tensors: tuple) -> Any:
     backend = keras.backend.backend()
     if backend == "jax":
         import jax
 
-        def half(*arrays):
-            gradients = jax.grad(function, tuple(range(len(arrays))))(*arrays)
-            return sum(ops.sum(ops.square(gradient)) for gradient in gradients) / 2
-
-        return gradients_of(half, *arrays)
+        return jax.grad(function, tuple(range(len(tensors))))(*tensors)
     if backend == "torch":
         import torch
 
-        def half(*tensors):
-            gradients = torch.autograd.grad(function(*tensors), tensors, create_graph=True)
-            return sum(gradient.square().sum() for gradient in gradients) / 2
-
-        return gradients_of(half, *arrays)
+        return torch.autograd.grad(function(*tensors), tensors, create_graph=True)
     import tensorflow as tf
 
-    def half(*tensors):
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            value = function(*tensors)
-        return sum(ops.sum(ops.square(gradient)) for gradient in tape.gradient(value, tensors)) / 2
-
-    return gradients_of(half, *arrays)
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        value = function(*tensors)
+    return tape.gradient(value, tensors)
 
 
 def outputs_and_gradients(model: keras.Model, clip: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -24,7 +24,7 @@ def trained(optimizer, steps):
     weights = variables()
     for step in steps:
         optimizer.apply([ops.convert_to_tensor(gradient) for gradient in step], weights)
-    return [keras.ops.convert_to_numpy(weight) for weight in weights]
+    return [ops.convert_to_numpy(weight) for weight in weights]
 
 
 @pytest.mark.parametrize("amsgrad", [False, True])
@@ -85,7 +85,7 @@ def test_any_strides(which):
         }
         variable = keras.Variable(tensors["weight"])
         AdamW().apply([tensors["gradient"]], [variable])
-        return keras.ops.convert_to_numpy(variable)
+        return ops.convert_to_numpy(variable)
 
     np.testing.assert_array_equal(updated(which), updated())
 

@@ -2,7 +2,7 @@
 
 A window of 392 tokens has 392 × 392 attention weights for each head: as many values as the rest of its block. So in
 training those of many windows are not kept for the backward pass but computed again there (`attend_in_training`), as
-fused attention does on a GPU. The gradient of the position bias rules out the fused ones: on PyTorch they have none.
+fused attention does on a GPU. The position bias rules out the fused ones: on PyTorch they have no gradient for it.
 
 Source: sections 3.1 and B of arXiv 2205.14135.
 """
@@ -108,7 +108,7 @@ def attend_to(query: Any, key: Any, value: Any, visible: Any, in_pieces: bool) -
 
     def of_heads(query: Any, key: Any, value: Any, _: Any = None) -> Any:
         # Not a bias: in a loop TensorFlow 2.21 fuses one of these dimensions with oneDNN, and returns empty tensors.
-        return _attended(ops.where(visible, _products(query, key), HIDDEN), value)
+        return _attended(ops.where(visible, _scaled_products(query, key), HIDDEN), value)
 
     if keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
@@ -157,7 +157,7 @@ def _attended(logits: Any, value: Any, dropout_rate: float = 0.0, seed: Any = No
 
 def _logits(query: Any, key: Any, bias: Any, masks: Any) -> Any:
     """Returns (windows, heads, tokens, tokens)."""
-    logits = _products(query, key) + bias
+    logits = _scaled_products(query, key) + bias
     if masks is None:
         return logits
     count, heads, tokens, _ = shape = ops.shape(logits)
@@ -166,7 +166,7 @@ def _logits(query: Any, key: Any, bias: Any, masks: Any) -> Any:
     return ops.reshape(logits + ops.expand_dims(ops.cast(masks, logits.dtype), 1), shape)
 
 
-def _products(query: Any, key: Any) -> Any:
+def _scaled_products(query: Any, key: Any) -> Any:
     return _product(query * ops.shape(query)[-1] ** -0.5, _turned(key))
 
 
