@@ -12,10 +12,10 @@ from keras import ops
 from videoswin_keras.nn.linear import linear, linear_gelu
 
 
-def dense(use_bias, dtype="float32"):
+def dense(use_bias, dtype="float32", inputs=5, outputs=7):
     keras.utils.set_random_seed(0)
-    layer = keras.layers.Dense(7, use_bias=use_bias, bias_initializer="normal", dtype=dtype)
-    layer.build((None, 5))
+    layer = keras.layers.Dense(outputs, use_bias=use_bias, bias_initializer="normal", dtype=dtype)
+    layer.build((None, inputs))
     return layer
 
 
@@ -66,11 +66,14 @@ def test_gradients(use_bias, trainable):
 
 
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_bfloat16(use_bias):
+@pytest.mark.parametrize(
+    ("shape", "outputs", "most"), [((2, 3, 4, 5), 7, 3), ((1, 3, 5, 64), 96, 1), ((2, 7, 7, 96), 64, 1)]
+)
+def test_bfloat16(shape, outputs, most, use_bias):
     """Of integers, so that products are exact, and of their gradients only the sums are rounded."""
-    layer = dense(use_bias, "mixed_bfloat16")
+    layer = dense(use_bias, "mixed_bfloat16", shape[-1], outputs)
     generator = np.random.default_rng(0)
-    layer.set_weights([generator.integers(-3, 4, weight.shape) for weight in layer.weights])
+    layer.set_weights([generator.integers(-most, most + 1, weight.shape) for weight in layer.weights])
 
     class Linear(keras.layers.Layer):
         def __init__(self):
@@ -80,14 +83,14 @@ def test_bfloat16(use_bias):
         def call(self, x):
             return linear(layer, x)
 
-    x = generator.integers(-3, 4, (2, 3, 4, 5)).astype("float32")
-    outputs, gradients = outputs_and_gradients(keras.Sequential([keras.Input(x.shape[1:]), Linear()]), x)
+    x = generator.integers(-most, most + 1, shape).astype("float32")
+    found, gradients = outputs_and_gradients(keras.Sequential([keras.Input(x.shape[1:]), Linear()]), x)
     expected, _ = by_hand(layer, x)
-    np.testing.assert_array_equal(outputs, expected)
+    np.testing.assert_array_equal(found, expected)
     sums = [np.einsum("btfi,btfo->io", x, 2 * expected), 2 * expected.sum((0, 1, 2))][: len(layer.weights)]
     for found, gradient in zip(gradients.values(), sums, strict=True):
         np.testing.assert_allclose(found, gradient, rtol=2**-7)
-    upstream = np.ones((2, 3, 4, 7))
+    upstream = np.ones((*shape[:-1], outputs))
     (found,) = gradients_of(lambda x: ops.sum(ops.cast(linear(layer, ops.cast(x, "bfloat16")), "float32")), x)
     np.testing.assert_allclose(found, upstream @ layer.get_weights()[0].T)
 

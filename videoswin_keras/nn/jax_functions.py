@@ -55,8 +55,8 @@ def _linear_gradients(operands: tuple, upstream: jax.Array) -> tuple:
     x, kernel, bias = operands
     rows = upstream.reshape(-1, upstream.shape[-1])
     return (
-        jnp.matmul(upstream, kernel.T),
-        jnp.matmul(x.reshape(-1, x.shape[-1]).T, rows),
+        wide_product(upstream, turned(kernel)).astype(x.dtype),
+        wide_product(turned(x.reshape(-1, x.shape[-1])), rows).astype(kernel.dtype),
         None if bias is None else rows.sum(0),
     )
 
@@ -67,6 +67,13 @@ linear.defvjp(lambda *operands: (linear(*operands), operands), _linear_gradients
 def wide_product(one: jax.Array, other: jax.Array) -> jax.Array:
     """Returns one · other in float32: of bfloat16, with neither turned, in half the time on a CPU."""
     return jnp.matmul(one, other, preferred_element_type=jnp.float32)
+
+
+def turned(matrix: jax.Array) -> jax.Array:
+    """Returns the transpose of a matrix: written so that XLA makes one, and does not multiply by a turned matrix."""
+    rows, columns = matrix.shape
+    parts = 2 if rows % 2 == 0 else 1
+    return matrix.reshape(parts, rows // parts, columns).transpose(2, 0, 1).reshape(columns, rows)
 
 
 def loop(function: Callable, pieces: list) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from keras import ops
 from videoswin_keras.nn import windows
 from videoswin_keras.nn.composite import CompositeLayer
 from videoswin_keras.nn.initializers import RandomNormal, RandomUniform
+from videoswin_keras.nn.linear import linear
 
 # RGB statistics of ImageNet on the scale 0–255, which every published checkpoint was trained with.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -202,7 +203,7 @@ class PatchMerging(CompositeLayer):
         x = ops.reshape(x, (batch * frames * rows, 2, columns, 2, channels))
         x = ops.transpose(x, (0, 2, 3, 1, 4))
         x = ops.reshape(x, (batch, frames, rows, columns, 4 * channels))
-        return self.reduction(self.norm(x))
+        return linear(self.reduction, self.norm(x))
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         batch, frames, height, width, channels = input_shape

@@ -33,8 +33,8 @@ def linear_gelu(layer: keras.layers.Dense, x: Any) -> Any:
 
 
 def gelu(x: Any) -> Any:
-    """Returns x · Φ(x); on JAX in float32, and not by the complementary error function, which is slower on a CPU."""
-    if keras.backend.backend() != "jax":
+    """Returns x · Φ(x): not by the complementary error function, as JAX and TensorFlow do, which is slower on a CPU."""
+    if keras.backend.backend() == "torch":
         return ops.gelu(x, approximate=False)
     wide = ops.cast(x, "float32")
     return ops.cast(0.5 * wide * (1 + ops.erf(wide * 0.5**0.5)), x.dtype)
