@@ -90,7 +90,10 @@ DEFAULT = (
     Cell("tiny", "inference", dtype="bfloat16"),
     Cell("tiny", "training", 8, 224, dtype="bfloat16"),
     Cell("small", "inference"),
+    Cell("small", "training", 16, 112),
     Cell("base", "inference"),
+    Cell("base", "inference", 16, 112, 4, "bfloat16"),
+    Cell("base", "training", 16, 112),
 )
 
 GPU = (
