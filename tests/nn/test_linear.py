@@ -9,7 +9,7 @@ import pytest
 from gradients import gradients_of, outputs_and_gradients
 from keras import ops
 
-from videoswin_keras.nn.linear import linear, linear_gelu
+from videoswin_keras.nn.linear import gelu, linear, linear_gelu
 
 
 def dense(use_bias, dtype="float32", inputs=5, outputs=7):
@@ -95,11 +95,58 @@ def test_bfloat16(shape, outputs, most, use_bias):
     np.testing.assert_allclose(found, upstream @ layer.get_weights()[0].T)
 
 
+@pytest.mark.parametrize("rows", [64, 49])
+def test_bfloat16_of_what_is_turned(rows):
+    """XLA folds such transposes into a product that then fails when it runs."""
+    layer = dense(False, "mixed_bfloat16", 64, 96)
+    generator = np.random.default_rng(0)
+    kernel, one, other = (generator.integers(-1, 2, shape).astype("float32") for shape in ((64, 96), *2 * [(64, rows)]))
+    layer.set_weights([kernel])
+
+    def of_turned(one, other):
+        one, other = (ops.transpose(ops.cast(ops.convert_to_tensor(x), "bfloat16")) for x in (one, other))
+        return linear(layer, ops.where(one > 0, one, other))
+
+    found = ops.convert_to_numpy(ops.cast(compiled(of_turned)(one, other), "float32"))
+    np.testing.assert_array_equal(found, np.where(one > 0, one, other).T @ kernel)
+
+    sought = generator.normal(size=(96, rows))
+
+    def turned_afterwards(x):
+        outputs = ops.cast(ops.transpose(linear(layer, ops.cast(x, "bfloat16"))), "float32")
+        return ops.sum(ops.softmax(outputs / 8) * ops.convert_to_tensor(sought, "float32"))
+
+    (found,) = gradients_of(compiled(turned_afterwards), one.T)
+    weights = np.exp((one.T @ kernel).T / 8)
+    weights /= weights.sum(-1, keepdims=True)
+    d_outputs = weights * (sought - (weights * sought).sum(-1, keepdims=True)) / 8
+    expected = d_outputs.T @ kernel.T
+    assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [("float64", 2e-15), ("float32", 6e-7), ("float16", 2e-3)])
+def test_gelu(dtype, rounding):
+    if keras.backend.backend() == "jax" and dtype == "float64":
+        dtype, rounding = "float32", 6e-7  # all that JAX computes in
+    x = np.linspace(-5, 5, 101)
+    expected = 0.5 * x * (1 + np.vectorize(math.erf)(x / 2**0.5))
+    np.testing.assert_allclose(ops.convert_to_numpy(gelu(ops.convert_to_tensor(x, dtype))), expected, atol=rounding)
+
+
 def test_quantized():
     layer = dense(use_bias=True)
     layer.quantize("int8")
     x = ops.ones((2, 5))
     np.testing.assert_allclose(ops.convert_to_numpy(linear(layer, x)), ops.convert_to_numpy(layer(x)), atol=1e-6)
+
+
+def compiled(function):
+    """Compiles for XLA on JAX."""
+    if keras.backend.backend() != "jax":
+        return function
+    import jax
+
+    return jax.jit(function)
 
 
 def recording(on):

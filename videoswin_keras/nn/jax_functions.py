@@ -47,12 +47,14 @@ def with_gradients(function: Callable, gradients: Callable, *inputs: Any) -> Any
 @jax.custom_vjp
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
     """Returns x · kernel + bias: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None, of one dtype."""
-    wide = wide_product(x, kernel)
+    # Behind a barrier: XLA would fold a transpose into a product that its library then cannot run, and fail.
+    wide = wide_product(jax.lax.optimization_barrier(x), kernel)
     return (wide if bias is None else wide + bias).astype(x.dtype)
 
 
 def _linear_gradients(operands: tuple, upstream: jax.Array) -> tuple:
     x, kernel, bias = operands
+    upstream = jax.lax.optimization_barrier(upstream)
     rows = upstream.reshape(-1, upstream.shape[-1])
     return (
         wide_product(upstream, turned(kernel)).astype(x.dtype),

@@ -36,7 +36,7 @@ def gelu(x: Any) -> Any:
     """Returns x · Φ(x): not by the complementary error function, as JAX and TensorFlow do, which is slower on a CPU."""
     if keras.backend.backend() == "torch":
         return ops.gelu(x, approximate=False)
-    wide = ops.cast(x, "float32")
+    wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
     return ops.cast(0.5 * wide * (1 + ops.erf(wide * 0.5**0.5)), x.dtype)
 
 
