@@ -74,6 +74,7 @@ def test_ctrl_c_and_resume(night, tmp_path, capsys, monkeypatch):
     assert "--resume goes on from there" in capsys.readouterr().err
     monkeypatch.undo()
     assert main([*command, str(tmp_path / "stopped"), "--resume"]) == 0
+    assert "night: goes on at " in capsys.readouterr().err
     assert contents(tmp_path / "stopped" / "night") == contents(tmp_path / "whole" / "night")
 
 

@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
 
     if not options.model.endswith(".keras"):
         raise ValueError(
-            f"A .keras model is exported. Received: {options.model}. Make one of a checkpoint with "
+            f"Only .keras models can be exported. Received: {options.model}. Make one of a checkpoint with "
             f"`videoswin convert {options.model} -o model.keras`."
         )
     report = export(Path(options.model), options.output)

@@ -144,6 +144,8 @@ def _stream(stream: Any, source: list[Path] | str, about: Any, settings: dict, o
     if run.is_finished:
         print(f"{about.name}: done already, see {run.folder}")
         return False
+    if run.position:
+        print(f"{about.name}: goes on at {length_of_time(run.position)}.", file=sys.stderr)
     try:
         if isinstance(frames, Camera):
             _watch(run, frames, options.hours)

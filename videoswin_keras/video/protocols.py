@@ -76,7 +76,7 @@ class Protocol:
         elif self.rate is not None:
             which = f"at {self.rate:g} per second"
         else:
-            which = f"every {self.interval}." if self.interval > 1 else "one after another"
+            which = f"one in every {self.interval}" if self.interval > 1 else "one after another"
         return (
             f"{self.clip_frames} frames, {which}; shorter side {side}, crop {self.crop} pixels; "
             f"{count} view{'s' if count > 1 else ''} per video"
