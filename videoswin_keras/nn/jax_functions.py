@@ -73,9 +73,7 @@ def wide_product(one: jax.Array, other: jax.Array) -> jax.Array:
 
 def turned(matrix: jax.Array) -> jax.Array:
     """Returns the transpose of a matrix: written so that XLA makes one, and does not multiply by a turned matrix."""
-    rows, columns = matrix.shape
-    parts = 2 if rows % 2 == 0 else 1
-    return matrix.reshape(parts, rows // parts, columns).transpose(2, 0, 1).reshape(columns, rows)
+    return matrix[None].transpose(2, 0, 1).reshape(matrix.shape[::-1])
 
 
 def loop(function: Callable, pieces: list) -> tuple[Any, Any]:
