@@ -156,7 +156,7 @@ def test_a_converted_model_sees_videos_as_the_original(video, tmp_path, capsys):
 
 def test_interval(video, capsys):
     assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--interval", "3"]) == 0
-    assert "every 3." in capsys.readouterr().err
+    assert "16 frames, one in every 3; shorter side 64" in capsys.readouterr().err
     assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--interval", "0"]) == 2
 
 
