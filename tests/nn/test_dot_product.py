@@ -114,6 +114,7 @@ def test_second_derivatives(kept, monkeypatch):
 @pytest.mark.parametrize("kinds", [0, WINDOWS])
 @pytest.mark.parametrize("kept", [WEIGHTS_BYTES, 0])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.usefixtures("emulated")
 def test_low_precision(kinds, kept, dtype, monkeypatch):
     """Outputs and gradients against those in float32, of the same numbers."""
     monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)

@@ -69,6 +69,7 @@ def test_gradients(use_bias, trainable):
 @pytest.mark.parametrize(
     ("shape", "outputs", "most"), [((2, 3, 4, 5), 7, 3), ((1, 3, 5, 64), 96, 1), ((2, 7, 7, 96), 64, 1)]
 )
+@pytest.mark.usefixtures("emulated")
 def test_bfloat16(shape, outputs, most, use_bias):
     """Of integers, so that products are exact, and of their gradients only the sums are rounded."""
     layer = dense(use_bias, "mixed_bfloat16", shape[-1], outputs)

@@ -138,12 +138,12 @@ def _gradients(qkv: Any, weights: Any, upstream: Any) -> tuple[Any, Any]:
     """Returns the gradients of `qkv`, and in float32 of the bias."""
     query, key, value = _split(qkv, weights)
     upstream = split_heads(upstream, ops.shape(weights)[1])
-    d_value = ops.matmul(_turned(ops.cast(weights, value.dtype)), upstream)
-    d_logits = _through_softmax(ops.matmul(upstream, _turned(value)), weights)
+    d_value = _matmul(_turned(ops.cast(weights, value.dtype)), upstream)
+    d_logits = _through_softmax(_matmul(upstream, _turned(value)), weights)
     d_bias = ops.cast(_sum_over_windows(d_logits), "float32")
     d_logits = ops.cast(d_logits, qkv.dtype)
     scale = ops.shape(query)[-1] ** -0.5
-    d_query, d_key = ops.matmul(d_logits, key * scale), ops.matmul(_turned(d_logits), query * scale)
+    d_query, d_key = _matmul(d_logits, key * scale), _matmul(_turned(d_logits), query * scale)
     d_qkv = ops.stack([ops.transpose(x, (0, 2, 1, 3)) for x in (d_query, d_key, d_value)], axis=2)
     return ops.reshape(d_qkv, ops.shape(qkv)), d_bias
 
@@ -177,6 +177,15 @@ def _product(one: Any, other: Any) -> Any:
         from videoswin_keras.nn import jax_functions
 
         return jax_functions.wide_product(one, other)
+    return _matmul(one, other)
+
+
+def _matmul(one: Any, other: Any) -> Any:
+    """Returns one · other, of the same dtype."""
+    if keras.backend.backend() == "torch":
+        from videoswin_keras.nn import torch_functions
+
+        return torch_functions.product(one, other)
     return ops.matmul(one, other)
 
 
@@ -217,7 +226,7 @@ def _sum_over_windows(x: Any) -> Any:
     """Sums over the first axis, as a product: XLA's own sum is eighty times slower on a CPU."""
     count, *shape = ops.shape(x)
     flat = ops.reshape(x, (count, math.prod(shape)))
-    return ops.reshape(ops.matmul(ops.ones((1, count), x.dtype), flat), shape)
+    return ops.reshape(_matmul(ops.ones((1, count), x.dtype), flat), shape)
 
 
 def _split(qkv: Any, bias: Any) -> tuple[Any, Any, Any]:

@@ -9,7 +9,7 @@ from keras import ops
 from videoswin_keras.nn import windows
 from videoswin_keras.nn.composite import CompositeLayer
 from videoswin_keras.nn.initializers import RandomNormal, RandomUniform
-from videoswin_keras.nn.linear import linear
+from videoswin_keras.nn.linear import affine, linear
 
 # RGB statistics of ImageNet on the scale 0–255, which every published checkpoint was trained with.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -132,8 +132,8 @@ class PatchEmbedding(CompositeLayer):
         patches = windows.partition(x, self.patch_size)
         count, values, channels = ops.shape(patches)
         patches = ops.reshape(patches, (count, values * channels))
-        kernel = ops.reshape(self.kernel, (values * channels, self.embed_dim))
-        x = ops.matmul(patches, ops.cast(kernel, patches.dtype)) + ops.cast(self.bias, patches.dtype)
+        kernel = ops.cast(ops.reshape(self.kernel, (values * channels, self.embed_dim)), patches.dtype)
+        x = affine(patches, kernel, ops.cast(self.bias, patches.dtype))
         x = ops.reshape(x, (batch, *size, self.embed_dim))
         return x if self.norm is None else self.norm(x)
 

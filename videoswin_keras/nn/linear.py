@@ -12,15 +12,22 @@ def linear(layer: keras.layers.Dense, x: Any) -> Any:
     """Returns `layer(x)`. No forward-mode derivatives in bfloat16 on JAX on a CPU."""
     if layer.quantization_mode or keras.backend.is_keras_tensor(x):
         return layer(x)
+    return affine(*_operands(layer, x))
+
+
+def affine(x: Any, kernel: Any, bias: Any) -> Any:
+    """Returns x · kernel + bias: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None, of one dtype."""
     if keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
 
-        return torch_functions.linear(*_operands(layer, x))
-    if keras.backend.backend() == "jax" and layer.compute_dtype == "bfloat16" and pieces.is_on_cpu(x):
+        return torch_functions.linear(x, kernel, bias)
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    if keras.backend.backend() == "jax" and dtype == "bfloat16" and pieces.is_on_cpu(x):
         from videoswin_keras.nn import jax_functions
 
-        return jax_functions.linear(*_operands(layer, x))
-    return layer(x)
+        return jax_functions.linear(x, kernel, bias)
+    x = ops.matmul(x, kernel)
+    return x if bias is None else x + bias
 
 
 def linear_gelu(layer: keras.layers.Dense, x: Any) -> Any:

@@ -44,7 +44,7 @@ class WithGradients(torch.autograd.Function):
 
 
 class OneDnnLinear(torch.autograd.Function):
-    """x · kernel + bias by oneDNN: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None, all float32."""
+    """x · kernel + bias by oneDNN: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None, of one dtype."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -58,7 +58,8 @@ class OneDnnLinear(torch.autograd.Function):
         rows = gradient.reshape(-1, gradient.shape[-1])
         return (
             linear(gradient, kernel.t(), None) if needs_x else None,
-            x.reshape(-1, x.shape[-1]).t() @ rows if needs_kernel else None,  # where oneDNN is the slower one
+            # Here oneDNN is the slower one.
+            product(x.reshape(-1, x.shape[-1]).t(), rows) if needs_kernel else None,
             rows.sum(0) if needs_bias else None,
         )
 
@@ -77,6 +78,13 @@ def linear_gelu(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None
     return torch.nn.functional.gelu(linear(x, kernel, bias))
 
 
+def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Returns one · other, matrices of one dtype."""
+    if is_emulated(one):
+        return (one.float() @ other.float()).to(one.dtype)
+    return one @ other
+
+
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Returns fused attention; without a copy of `bias`, where it broadcasts and needs no gradient."""
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
@@ -88,8 +96,9 @@ def softmax_backward(gradient: torch.Tensor, weights: torch.Tensor) -> torch.Ten
 
 
 def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, then: str = "none") -> torch.Tensor:
-    """Returns then(x · weightᵀ + bias), `then` being "none" or "gelu". It has no gradient."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, then, [], "none")
+    """Returns then(x · weightᵀ + bias), computed in float32, `then` being "none" or "gelu". It has no gradient."""
+    wide = (None if operand is None else operand.float() for operand in (x, weight, bias))
+    return torch.ops.mkldnn._linear_pointwise(*wide, then, [], "none").to(x.dtype)
 
 
 @torch.no_grad()
@@ -131,10 +140,28 @@ def fused_adam(
 
 
 def takes_onednn(x: torch.Tensor) -> bool:
-    """Whether oneDNN can multiply by `x`: float32, on a CPU, not while a program is traced, compiled or exported."""
+    """Whether oneDNN can multiply by `x` in float32: on a CPU, not while a program is traced, compiled or exported."""
     is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and not is_traced
+    is_plain = x.device.type == "cpu" and (x.dtype == torch.float32 or is_emulated(x)) and not is_traced
     return is_plain and torch.backends.mkldnn.enabled and _has_onednn()
+
+
+def is_emulated(x: torch.Tensor) -> bool:
+    """Whether the processor has no products of this half precision: PyTorch's own then take up to thirty times longer
+    than float32's.
+    """
+    return x.device.type == "cpu" and x.dtype in _emulated()
+
+
+@functools.cache
+def _emulated() -> frozenset[torch.dtype]:
+    if not _has_onednn():
+        return frozenset()
+    native = {
+        torch.bfloat16: torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+    }
+    return frozenset(dtype for dtype, is_native in native.items() if not is_native)
 
 
 @functools.cache

@@ -1,0 +1,16 @@
+"""Shared by the tests of the layers."""
+
+import keras
+import pytest
+
+
+@pytest.fixture(params=[False, True] if keras.backend.backend() == "torch" else [False])
+def emulated(request, monkeypatch):
+    """With and, on PyTorch, without products of half precision in the processor."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        from videoswin_keras.nn import torch_functions
+
+        dtypes = frozenset([torch.bfloat16, torch.float16] if request.param else [])
+        monkeypatch.setattr(torch_functions, "_emulated", lambda: dtypes)
