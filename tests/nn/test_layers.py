@@ -15,6 +15,7 @@ from videoswin_keras import (
     VideoSwinStage,
     WindowAttention,
 )
+from videoswin_keras.nn import pieces
 from videoswin_keras.nn.windows import Seam
 
 LAYERS = {
@@ -118,6 +119,50 @@ def test_drop_path_skips_whole_samples_and_keeps_the_mean():
     kept = np.abs(dropped).max(axis=(1, 2, 3, 4)) > 1e-6
     np.testing.assert_allclose(dropped[kept], branch[kept] / 0.6, atol=1e-5)
     assert 0.5 < kept.mean() < 0.7  # 0.6 ± 4 deviations of 400 draws
+
+
+@pytest.mark.parametrize("use_rematerialization", [False, True])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_stochastic_depth_drops_has_gradients_of_zero(batch, use_rematerialization, monkeypatch):
+    """Against a GPU's way, which computes everything and multiplies by zero."""
+    x = np.random.default_rng(0).normal(size=(batch, 4, 4, 4, 8)).astype("float32")
+    inputs = keras.Input(x.shape[1:])
+    block = VideoSwinBlock(2, (2, 3, 3), True, drop_path_rate=0.5, use_rematerialization=use_rematerialization)
+    model = keras.Model(inputs, block(inputs))
+    dropped = set()
+    for seed in range(8):
+
+        def run(seed=seed):
+            block.seed_generator.state.assign(np.array([seed, 0], "uint32"))
+            return outputs_and_gradients(model, x)
+
+        outputs, gradients = run()
+        with monkeypatch.context() as patch:
+            patch.setattr(pieces, "is_on_cpu", lambda x: False)
+            expected_outputs, expected = run()
+        np.testing.assert_allclose(outputs, expected_outputs, atol=1e-6)
+        for (path, gradient), other in zip(gradients.items(), expected.values(), strict=True):
+            np.testing.assert_allclose(gradient, other, atol=2e-6 * max(1, np.abs(other).max()), err_msg=path)
+        dropped.add(sum(not gradient.any() for gradient in expected.values()))
+    assert batch > 1 or len(dropped) > 2  # nothing, one branch, another, or both
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_stochastic_depth_drops_is_not_computed(batch):
+    """Weights that are not numbers leave what is not computed with them as it is."""
+    x = np.random.default_rng(0).normal(size=(batch, 2, 3, 3, 8)).astype("float32")
+    block = VideoSwinBlock(2, (2, 3, 3), drop_path_rate=0.6)
+    model = keras.Sequential([keras.Input(x.shape[1:]), block])
+    block.set_weights([np.full_like(weight, np.nan) for weight in block.get_weights()])
+    untouched = 0
+    for seed in range(8):
+        block.seed_generator.state.assign(np.array([seed, 0], "uint32"))
+        outputs, _ = outputs_and_gradients(model, x)
+        for found, sample in zip(outputs, x, strict=True):
+            untouched += np.array_equal(found, sample)
+            assert np.isnan(found).all() or np.array_equal(found, sample)
+    backend = keras.backend.backend()
+    assert bool(untouched) == (backend == "torch" or (backend == "jax" and batch == 1))
 
 
 @pytest.mark.parametrize(

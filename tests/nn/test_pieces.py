@@ -148,7 +148,7 @@ def test_dropping_draws_once_for_all(rates, monkeypatch):
 
 def test_a_piece_divides_the_whole(monkeypatch):
     monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": 2**12, "gpu": 2**12})
-    monkeypatch.setattr(pieces, "_would_compile_each_time", lambda x: False)  # JAX's are for compiled functions only
+    monkeypatch.setattr(pieces, "would_compile_each_time", lambda x: False)  # JAX's are for compiled functions only
     one, two = ops.ones((1, 64)), ops.ones((2, 64))
     assert pieces.piece_length(one, 64, 2**8) == 16
     assert pieces.piece_length(two, 64, 2**8) == 8

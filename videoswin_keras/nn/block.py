@@ -118,16 +118,21 @@ class VideoSwinBlock(CompositeLayer):
             if training:
                 cut, join = with_adjoint(cut, join), with_adjoint(join, cut)
             lean = remat_cheap if training and not float8 else lambda function: function
-            attended = lean(lambda x: cut(self.attention_norm(x)))(x)
-            attended = self.attention(attended, seam=tiling.seam, training=training, seeds=attention_seeds)
-            x = x + random.drop_path(join(attended), self.drop_path_rate, path_seed)
-            if training or float8:
-                hidden = lean(lambda x: linear(self.mlp_expansion, self.mlp_norm(x)))(x)
-                output = lean(lambda hidden: self._project(hidden, hidden_seed))(hidden)
-            else:
-                output = pieces.over_tokens(self._mlp, x, self._mlp_bytes())
-            output = random.dropout(output, self.projection_dropout_rate, output_seed)
-            return x + random.drop_path(output, self.drop_path_rate, mlp_path_seed)
+
+            def attend(x: Any) -> Any:
+                attended = lean(lambda x: cut(self.attention_norm(x)))(x)
+                return join(self.attention(attended, seam=tiling.seam, training=training, seeds=attention_seeds))
+
+            def perceive(x: Any) -> Any:
+                if training or float8:
+                    hidden = lean(lambda x: linear(self.mlp_expansion, self.mlp_norm(x)))(x)
+                    output = lean(lambda hidden: self._project(hidden, hidden_seed))(hidden)
+                else:
+                    output = pieces.over_tokens(self._mlp, x, self._mlp_bytes())
+                return random.dropout(output, self.projection_dropout_rate, output_seed)
+
+            x = random.residual(x, attend, self.drop_path_rate, path_seed, is_skippable=not float8)
+            return random.residual(x, perceive, self.drop_path_rate, mlp_path_seed, is_skippable=not float8)
 
         return remat(transform)(x) if self.use_rematerialization and training else transform(x)
 

@@ -43,7 +43,7 @@ def piece_length(x: Any, count: Any, bytes_each: Any) -> int | None:
         count: Items of a clip; a number that is not known makes one piece.
         bytes_each: Bytes of intermediate values that an item needs.
     """
-    if _is_whole.get() or not windows.is_static(count, bytes_each) or _would_compile_each_time(x):
+    if _is_whole.get() or not windows.is_static(count, bytes_each) or would_compile_each_time(x):
         return None
     batch = ops.shape(x)[0]
     each = bytes_each * (batch if windows.is_static(batch) else 1)
@@ -63,7 +63,7 @@ def is_on_cpu(x: Any) -> bool:
     return all(device.lower().startswith("cpu") for device in keras.distribution.list_devices())
 
 
-def _would_compile_each_time(x: Any) -> bool:
+def would_compile_each_time(x: Any) -> bool:
     """Whether this is JAX with values, not in `jit`: there a loop is compiled anew in every call."""
     return keras.backend.backend() == "jax" and all(base.__name__ != "Tracer" for base in type(x).__mro__)
 

@@ -90,6 +90,14 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias:
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
+def add_to_some(x: torch.Tensor, branch: Callable, scales: torch.Tensor) -> torch.Tensor:
+    """Returns x + branch(x) · scales, one scale for each sample, computed for those only where it is not 0."""
+    some = scales.nonzero().flatten()
+    if len(some) == len(x):
+        return x.add(branch(x), alpha=scales[0].item())
+    return x.index_add(0, some, branch(x[some]), alpha=scales.max().item())
+
+
 def softmax_backward(gradient: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Returns the gradient of what `weights` are the softmax of: one pass for four."""
     return torch._softmax_backward_data(gradient, weights, -1, weights.dtype)
@@ -140,10 +148,14 @@ def fused_adam(
 
 
 def takes_onednn(x: torch.Tensor) -> bool:
-    """Whether oneDNN can multiply by `x` in float32: on a CPU, not while a program is traced, compiled or exported."""
-    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    is_plain = x.device.type == "cpu" and (x.dtype == torch.float32 or is_emulated(x)) and not is_traced
+    """Whether oneDNN can multiply by `x` in float32: on a CPU, not while a program is traced."""
+    is_plain = x.device.type == "cpu" and (x.dtype == torch.float32 or is_emulated(x)) and not is_traced()
     return is_plain and torch.backends.mkldnn.enabled and _has_onednn()
+
+
+def is_traced() -> bool:
+    """Whether a program is traced, compiled or exported."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def is_emulated(x: torch.Tensor) -> bool:
