@@ -8,10 +8,11 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")
 class AdamW(keras.optimizers.AdamW):
-    """`keras.optimizers.AdamW`, on PyTorch by its fused kernel: the same numbers, sooner and in less memory.
+    """`keras.optimizers.AdamW`, on PyTorch and TensorFlow by their fused kernels: the same numbers, sooner and, on
+    PyTorch, in less memory.
 
-    Keras's own goes over all weights eleven times there and holds three more copies of them meanwhile. On TensorFlow
-    and JAX this is Keras's own. Arguments and state are the same. Weights that are not float32 differ by rounding.
+    Keras's own goes over all weights eleven times there. On JAX this is Keras's own, and on TensorFlow with `amsgrad`
+    or for weights that are not float32. On PyTorch such weights differ by rounding. Arguments and state are the same.
 
     Example:
 
@@ -28,19 +29,42 @@ class AdamW(keras.optimizers.AdamW):
         from videoswin_keras.nn import torch_functions
 
         indices = [self._get_variable_index(variable) for variable in trainable_variables]
-        step = ops.cast(self.iterations + 1, "float32")
-        rate = ops.cast(learning_rate, "float32")
-        rate = rate * ops.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
         torch_functions.fused_adam(
             [variable.value for variable in trainable_variables],
             grads,
             [self._momentums[index].value for index in indices],
             [self._velocities[index].value for index in indices],
             [self._velocity_hats[index].value for index in indices] if self.amsgrad else [],
-            rate,
+            self._corrected(learning_rate),
             (self.beta_1, self.beta_2),
             self.epsilon,
         )
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """Updates one weight, on JAX and TensorFlow."""
+        if keras.backend.backend() != "tensorflow" or variable.dtype != "float32" or self.amsgrad:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        from tensorflow.raw_ops import ResourceApplyAdam
+
+        index = self._get_variable_index(variable)
+        ResourceApplyAdam(
+            var=variable.handle,
+            m=self._momentums[index].value.handle,
+            v=self._velocities[index].value.handle,
+            beta1_power=0.0,  # nothing is left to correct
+            beta2_power=0.0,
+            lr=self._corrected(learning_rate),
+            beta1=self.beta_1,
+            beta2=self.beta_2,
+            epsilon=self.epsilon,
+            grad=ops.cast(ops.convert_to_tensor(gradient), "float32"),
+        )
+
+    def _corrected(self, rate: Any) -> Any:
+        """Returns the learning rate with what corrects the bias of both averages."""
+        step = ops.cast(self.iterations + 1, "float32")
+        return ops.cast(rate, "float32") * ops.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
 
     def _backend_increment_gradient_accumulators(self, grads: list, acc_grads: list) -> None:
         if keras.backend.backend() != "torch":
