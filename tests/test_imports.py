@@ -56,6 +56,7 @@ def test_backends_are_imported_in_few_places():
         "checkpoints/files.py": {"torch"},
         "export.py": {"tensorflow"},
         "nn/jax_functions.py": {"jax"},
+        "nn/tensorflow_functions.py": {"tensorflow"},
         "nn/torch_functions.py": {"torch"},
     }
     for path in PACKAGE.rglob("*.py"):

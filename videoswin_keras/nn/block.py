@@ -11,7 +11,8 @@ from videoswin_keras.nn.attention import WindowAttention
 from videoswin_keras.nn.composite import CompositeLayer
 from videoswin_keras.nn.gradients import remat, remat_cheap, with_adjoint
 from videoswin_keras.nn.initializers import RandomNormal
-from videoswin_keras.nn.linear import gelu, linear, linear_gelu
+from videoswin_keras.nn.elementwise import gelu, normalize
+from videoswin_keras.nn.linear import linear, linear_gelu
 
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")
@@ -120,13 +121,13 @@ class VideoSwinBlock(CompositeLayer):
             lean = remat_cheap if training and not float8 else lambda function: function
 
             def attend(x: Any) -> Any:
-                attended = lean(lambda x: cut(self.attention_norm(x)))(x)
+                attended = lean(lambda x: cut(normalize(self.attention_norm, x, training)))(x)
                 return join(self.attention(attended, seam=tiling.seam, training=training, seeds=attention_seeds))
 
             def perceive(x: Any) -> Any:
                 if training or float8:
-                    hidden = lean(lambda x: linear(self.mlp_expansion, self.mlp_norm(x)))(x)
-                    output = lean(lambda hidden: self._project(hidden, hidden_seed))(hidden)
+                    hidden = lean(lambda x: linear(self.mlp_expansion, normalize(self.mlp_norm, x, training)))(x)
+                    output = lean(lambda hidden: self._project(hidden, hidden_seed, training))(hidden)
                 else:
                     output = pieces.over_tokens(self._mlp, x, self._mlp_bytes())
                 return random.dropout(output, self.projection_dropout_rate, output_seed)
@@ -155,8 +156,8 @@ class VideoSwinBlock(CompositeLayer):
         # The normalised, the hidden layer before and after its activation, and the output.
         return 4 * (2 * self.mlp_projection.units + 2 * self.mlp_expansion.units)
 
-    def _project(self, hidden: Any, seed: Any) -> Any:
-        return linear(self.mlp_projection, random.dropout(gelu(hidden), self.projection_dropout_rate, seed))
+    def _project(self, hidden: Any, seed: Any, training: bool | None) -> Any:
+        return linear(self.mlp_projection, random.dropout(gelu(hidden, training), self.projection_dropout_rate, seed))
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return tuple(input_shape)

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from videoswin_keras.nn import pieces
+from videoswin_keras.nn.elementwise import gelu
 
 
 def linear(layer: keras.layers.Dense, x: Any) -> Any:
@@ -37,14 +38,6 @@ def linear_gelu(layer: keras.layers.Dense, x: Any) -> Any:
     from videoswin_keras.nn import torch_functions
 
     return torch_functions.linear_gelu(*_operands(layer, x))
-
-
-def gelu(x: Any) -> Any:
-    """Returns x · Φ(x): not by the complementary error function, as JAX and TensorFlow do, which is slower on a CPU."""
-    if keras.backend.backend() == "torch":
-        return ops.gelu(x, approximate=False)
-    wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-    return ops.cast(0.5 * wide * (1 + ops.erf(wide * 0.5**0.5)), x.dtype)
 
 
 def _operands(layer: keras.layers.Dense, x: Any) -> tuple[Any, Any, Any]:

@@ -45,20 +45,17 @@ class AdamW(keras.optimizers.AdamW):
         if keras.backend.backend() != "tensorflow" or variable.dtype != "float32" or self.amsgrad:
             super().update_step(gradient, variable, learning_rate)
             return
-        from tensorflow.raw_ops import ResourceApplyAdam
+        from videoswin_keras.nn import tensorflow_functions
 
         index = self._get_variable_index(variable)
-        ResourceApplyAdam(
-            var=variable.handle,
-            m=self._momentums[index].value.handle,
-            v=self._velocities[index].value.handle,
-            beta1_power=0.0,  # nothing is left to correct
-            beta2_power=0.0,
-            lr=self._corrected(learning_rate),
-            beta1=self.beta_1,
-            beta2=self.beta_2,
-            epsilon=self.epsilon,
-            grad=ops.cast(ops.convert_to_tensor(gradient), "float32"),
+        tensorflow_functions.fused_adam(
+            variable,
+            gradient,
+            self._momentums[index].value,
+            self._velocities[index].value,
+            self._corrected(learning_rate),
+            (self.beta_1, self.beta_2),
+            self.epsilon,
         )
 
     def _corrected(self, rate: Any) -> Any:
