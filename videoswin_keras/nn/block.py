@@ -9,9 +9,9 @@ from keras import ops
 from videoswin_keras.nn import pieces, random, windows
 from videoswin_keras.nn.attention import WindowAttention
 from videoswin_keras.nn.composite import CompositeLayer
+from videoswin_keras.nn.elementwise import gelu, normalize
 from videoswin_keras.nn.gradients import remat, remat_cheap, with_adjoint
 from videoswin_keras.nn.initializers import RandomNormal
-from videoswin_keras.nn.elementwise import gelu, normalize
 from videoswin_keras.nn.linear import linear, linear_gelu
 
 

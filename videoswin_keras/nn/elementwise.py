@@ -11,10 +11,14 @@ from videoswin_keras.nn import pieces
 
 def normalize(layer: keras.layers.LayerNormalization, x: Any, training: bool | None) -> Any:
     """Returns `layer(x)`, normalised over the last axis."""
-    if not training or keras.backend.backend() != "tensorflow":
+    if not training or keras.backend.backend() == "torch" or not pieces.is_on_cpu(x):
         return layer(x)
-    gamma, beta = ops.convert_to_tensor(layer.gamma), ops.convert_to_tensor(layer.beta)
-    return _in_one(ops.layer_normalization, x, gamma, beta, epsilon=layer.epsilon)
+    scale, shift = ops.convert_to_tensor(layer.gamma), ops.convert_to_tensor(layer.beta)
+    if keras.backend.backend() == "tensorflow":
+        return _in_one(ops.layer_normalization, x, scale, shift, epsilon=layer.epsilon)
+    from videoswin_keras.nn import jax_functions
+
+    return jax_functions.layer_normalization(x, scale, shift, layer.epsilon)
 
 
 def gelu(x: Any, training: bool | None = None) -> Any:
