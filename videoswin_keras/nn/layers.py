@@ -8,6 +8,7 @@ from keras import ops
 
 from videoswin_keras.nn import windows
 from videoswin_keras.nn.composite import CompositeLayer
+from videoswin_keras.nn.elementwise import normalize
 from videoswin_keras.nn.initializers import RandomNormal, RandomUniform
 from videoswin_keras.nn.linear import affine, linear
 
@@ -121,7 +122,7 @@ class PatchEmbedding(CompositeLayer):
             )
             self.norm.build((*input_shape[:-1], self.embed_dim))
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, training: bool | None = None) -> Any:
         if x.shape[-1] != self.kernel.shape[3]:
             raise ValueError(f"The model is for {self.kernel.shape[3]} channels. Received: a clip of shape {x.shape}.")
         batch = ops.shape(x)[0]
@@ -135,7 +136,7 @@ class PatchEmbedding(CompositeLayer):
         kernel = ops.cast(ops.reshape(self.kernel, (values * channels, self.embed_dim)), patches.dtype)
         x = affine(patches, kernel, ops.cast(self.bias, patches.dtype))
         x = ops.reshape(x, (batch, *size, self.embed_dim))
-        return x if self.norm is None else self.norm(x)
+        return x if self.norm is None else normalize(self.norm, x, training)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         size = (
@@ -195,7 +196,7 @@ class PatchMerging(CompositeLayer):
         )
         self.reduction.build(merged)
 
-    def call(self, x: Any) -> Any:
+    def call(self, x: Any, training: bool | None = None) -> Any:
         batch, frames, height, width, channels = ops.shape(x)
         rows, columns = windows.ceil_div(height, 2), windows.ceil_div(width, 2)
         x = windows.pad_to(x, (frames, 2 * rows, 2 * columns))
@@ -203,7 +204,7 @@ class PatchMerging(CompositeLayer):
         x = ops.reshape(x, (batch * frames * rows, 2, columns, 2, channels))
         x = ops.transpose(x, (0, 2, 3, 1, 4))
         x = ops.reshape(x, (batch, frames, rows, columns, 4 * channels))
-        return linear(self.reduction, self.norm(x))
+        return linear(self.reduction, normalize(self.norm, x, training))
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         batch, frames, height, width, channels = input_shape
