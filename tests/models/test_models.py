@@ -306,7 +306,7 @@ def test_frozen_stages():
     stage2 = keras.Model(model.input, model.pyramid_outputs["stage2"])
     inputs = clip(4, 4, 32, 32, 3)
     outputs = [ops.convert_to_numpy(stage2(inputs, training=training)) for training in (True, False)]
-    np.testing.assert_array_equal(*outputs)  # a frozen stage never drops
+    np.testing.assert_allclose(*outputs, atol=1e-6)  # a frozen stage never drops
     assert not np.allclose(*(ops.convert_to_numpy(model(inputs, training=training)) for training in (True, False)))
 
 

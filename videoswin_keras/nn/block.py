@@ -9,10 +9,10 @@ from keras import ops
 from videoswin_keras.nn import pieces, random, windows
 from videoswin_keras.nn.attention import WindowAttention
 from videoswin_keras.nn.composite import CompositeLayer
-from videoswin_keras.nn.elementwise import gelu, normalize
 from videoswin_keras.nn.gradients import remat, remat_cheap, with_adjoint
 from videoswin_keras.nn.initializers import RandomNormal
 from videoswin_keras.nn.linear import linear, linear_gelu
+from videoswin_keras.nn.pointwise import gelu, normalize
 
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")

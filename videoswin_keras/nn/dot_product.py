@@ -138,12 +138,13 @@ def _gradients(qkv: Any, weights: Any, upstream: Any) -> tuple[Any, Any]:
     """Returns the gradients of `qkv`, and in float32 of the bias."""
     query, key, value = _split(qkv, weights)
     upstream = split_heads(upstream, ops.shape(weights)[1])
-    d_value = _matmul(_turned(ops.cast(weights, value.dtype)), upstream)
-    d_logits = _through_softmax(_matmul(upstream, _turned(value)), weights)
+    d_value = _product_of_turned(ops.cast(weights, value.dtype), upstream)
+    d_logits = _through_softmax(_product_with_turned(upstream, value), weights)
     d_bias = ops.cast(_sum_over_windows(d_logits), "float32")
     d_logits = ops.cast(d_logits, qkv.dtype)
     scale = ops.shape(query)[-1] ** -0.5
-    d_query, d_key = _matmul(d_logits, key * scale), _matmul(_turned(d_logits), query * scale)
+    d_query = ops.cast(_product(d_logits, key * scale), qkv.dtype)
+    d_key = _product_of_turned(d_logits, query * scale)
     d_qkv = ops.stack([ops.transpose(x, (0, 2, 1, 3)) for x in (d_query, d_key, d_value)], axis=2)
     return ops.reshape(d_qkv, ops.shape(qkv)), d_bias
 
@@ -172,12 +173,35 @@ def _scaled_products(query: Any, key: Any) -> Any:
 
 def _product(one: Any, other: Any) -> Any:
     """Returns one · other; of bfloat16 on JAX on a CPU in float32."""
-    dtype = keras.backend.standardize_dtype(one.dtype)
-    if keras.backend.backend() == "jax" and dtype == "bfloat16" and pieces.is_on_cpu(one):
+    if _is_wide(one):
         from videoswin_keras.nn import jax_functions
 
         return jax_functions.wide_product(one, other)
     return _matmul(one, other)
+
+
+def _product_with_turned(one: Any, other: Any) -> Any:
+    """Returns one · otherᵀ; of bfloat16 on JAX on a CPU in float32."""
+    if _is_wide(one):
+        from videoswin_keras.nn import jax_functions
+
+        return jax_functions.product_with_turned(one, other)
+    return _matmul(one, _turned(other))
+
+
+def _product_of_turned(one: Any, other: Any) -> Any:
+    """Returns oneᵀ · other, of the same dtype."""
+    if _is_wide(one):
+        from videoswin_keras.nn import jax_functions
+
+        return jax_functions.product_of_turned(one, other)
+    return _matmul(_turned(one), other)
+
+
+def _is_wide(x: Any) -> bool:
+    """Whether products are faster in float32, of matrices that are not turned."""
+    is_bfloat16 = keras.backend.standardize_dtype(x.dtype) == "bfloat16"
+    return keras.backend.backend() == "jax" and is_bfloat16 and pieces.is_on_cpu(x)
 
 
 def _matmul(one: Any, other: Any) -> Any:

@@ -8,9 +8,9 @@ from keras import ops
 
 from videoswin_keras.nn import windows
 from videoswin_keras.nn.composite import CompositeLayer
-from videoswin_keras.nn.elementwise import normalize
 from videoswin_keras.nn.initializers import RandomNormal, RandomUniform
 from videoswin_keras.nn.linear import affine, linear
+from videoswin_keras.nn.pointwise import normalize
 
 # RGB statistics of ImageNet on the scale 0–255, which every published checkpoint was trained with.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)

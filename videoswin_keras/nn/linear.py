@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from videoswin_keras.nn import pieces
-from videoswin_keras.nn.elementwise import gelu
+from videoswin_keras.nn.pointwise import gelu
 
 
 def linear(layer: keras.layers.Dense, x: Any) -> Any:
