@@ -9,7 +9,7 @@ import tensorflow as tf
 
 @functools.cache
 def compiled(function: Callable, **options: Any) -> Callable:
-    """Returns `function` of tensors or variables, and its gradient, each compiled by XLA; only the arguments are kept for it.
+    """Returns `function` of tensors or variables compiled by XLA, with its gradient, for which it keeps these alone.
 
     XLA makes one loop of what TensorFlow computes step by step. It takes a fifth of a second for each shape.
     """
