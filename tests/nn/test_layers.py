@@ -15,7 +15,7 @@ from videoswin_keras import (
     VideoSwinStage,
     WindowAttention,
 )
-from videoswin_keras.nn import pieces
+from videoswin_keras.nn import pieces, random
 from videoswin_keras.nn.windows import Seam
 
 LAYERS = {
@@ -163,6 +163,27 @@ def test_what_stochastic_depth_drops_is_not_computed(batch):
             assert np.isnan(found).all() or np.array_equal(found, sample)
     backend = keras.backend.backend()
     assert bool(untouched) == (backend == "torch" or (backend == "jax" and batch == 1))
+
+
+@pytest.mark.parametrize("filters", ["qkv", "mlp_projection"])
+def test_float8_anywhere_is_never_skipped(filters, monkeypatch):
+    """Its scales would be left without what they are updated with."""
+    skippable = []
+
+    def residual(x, branch, rate, seed, is_skippable):
+        skippable.append(is_skippable)
+        return x
+
+    model = keras.Sequential([keras.Input((2, 3, 3, 8)), VideoSwinBlock(2, (2, 3, 3), drop_path_rate=0.5)])
+    model.quantize("float8", filters=filters)
+    monkeypatch.setattr(random, "residual", residual)
+    model(np.zeros((1, 2, 3, 3, 8), "float32"), training=True)
+    assert skippable == [False, False]
+
+
+def test_stochastic_depth_of_no_samples():
+    block = VideoSwinBlock(2, (2, 3, 3), drop_path_rate=0.5)
+    assert block(ops.zeros((0, 2, 3, 3, 8)), training=True).shape == (0, 2, 3, 3, 8)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,8 @@ class VideoSwinBlock(CompositeLayer):
         rates = (self.drop_path_rate, self.projection_dropout_rate, self.projection_dropout_rate, self.drop_path_rate)
         seeds = random.draw_seeds(self.seed_generator, rates, training)
         attention_seeds = self.attention.draw_seeds(training)
-        float8 = self.mlp_expansion.quantization_mode == "float8"  # one scale for all tokens
+        dense = (self.attention.qkv, self.attention.projection, self.mlp_expansion, self.mlp_projection)
+        float8 = any(layer.quantization_mode == "float8" for layer in dense)  # one scale for all tokens
 
         def transform(x: Any) -> Any:
             path_seed, hidden_seed, output_seed, mlp_path_seed = seeds

@@ -9,6 +9,11 @@ import jax.numpy as jnp
 import keras
 
 
+def has_values(x: Any) -> bool:
+    """Whether the values of `x` are there already: it is not traced, or for a gradient alone."""
+    return not isinstance(x, jax.core.Tracer) or x.to_concrete_value() is not None
+
+
 def remat(function: Callable, after: Callable[[Any, Any], Any]) -> Callable:
     """Returns `function`, of which only the arguments are kept; `after(x, gradient)` makes x wait for the gradient."""
 
@@ -78,15 +83,16 @@ def _layer_normalization_gradients(epsilon: float, kept: tuple, upstream: jax.Ar
     """Sums are products with ones: XLA's own would take a CPU four times longer with what they are sums of."""
     x, scale = kept
     channels = x.shape[-1]
-    rows, upstream = (matrix.reshape(-1, channels).astype("float32") for matrix in (x, upstream))
-    mean = jnp.full((channels, 1), 1 / channels)
+    wide = keras.backend.result_type(x.dtype, "float32")
+    rows, upstream = (matrix.reshape(-1, channels).astype(wide) for matrix in (x, upstream))
+    mean = jnp.full((channels, 1), 1 / channels, wide)
     scaled_mean = mean * scale[:, None]
     centred = rows - rows @ mean
     inverse = jax.lax.rsqrt(jnp.square(centred) @ mean + epsilon)
     normal = centred * inverse
     d_scale = upstream * normal
     d_x = inverse * (upstream * scale - upstream @ scaled_mean - normal * (d_scale @ scaled_mean))
-    total = jnp.ones(len(rows))
+    total = jnp.ones(rows.shape[0], wide)
     return (
         d_x.reshape(x.shape).astype(x.dtype),
         (total @ d_scale).astype(scale.dtype),

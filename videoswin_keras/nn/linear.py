@@ -11,24 +11,23 @@ from videoswin_keras.nn.pointwise import gelu
 
 def linear(layer: keras.layers.Dense, x: Any) -> Any:
     """Returns `layer(x)`. No forward-mode derivatives in bfloat16 on JAX on a CPU."""
-    if layer.quantization_mode or keras.backend.is_keras_tensor(x):
+    if layer.quantization_mode or keras.backend.is_keras_tensor(x) or not _is_special(x, layer.compute_dtype):
         return layer(x)
     return affine(*_operands(layer, x))
 
 
 def affine(x: Any, kernel: Any, bias: Any) -> Any:
     """Returns x · kernel + bias: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None, of one dtype."""
+    if not _is_special(x, x.dtype):
+        x = ops.matmul(x, kernel)
+        return x if bias is None else x + bias
     if keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
 
         return torch_functions.linear(x, kernel, bias)
-    dtype = keras.backend.standardize_dtype(x.dtype)
-    if keras.backend.backend() == "jax" and dtype == "bfloat16" and pieces.is_on_cpu(x):
-        from videoswin_keras.nn import jax_functions
+    from videoswin_keras.nn import jax_functions
 
-        return jax_functions.linear(x, kernel, bias)
-    x = ops.matmul(x, kernel)
-    return x if bias is None else x + bias
+    return jax_functions.linear(x, kernel, bias)
 
 
 def linear_gelu(layer: keras.layers.Dense, x: Any) -> Any:
@@ -38,6 +37,13 @@ def linear_gelu(layer: keras.layers.Dense, x: Any) -> Any:
     from videoswin_keras.nn import torch_functions
 
     return torch_functions.linear_gelu(*_operands(layer, x))
+
+
+def _is_special(x: Any, dtype: Any) -> bool:
+    """Whether there is a product of our own that is faster: on PyTorch, and of bfloat16 on JAX on a CPU."""
+    is_bfloat16 = keras.backend.standardize_dtype(dtype) == "bfloat16"
+    backend = keras.backend.backend()
+    return backend == "torch" or (backend == "jax" and is_bfloat16 and pieces.is_on_cpu(x))
 
 
 def _operands(layer: keras.layers.Dense, x: Any) -> tuple[Any, Any, Any]:

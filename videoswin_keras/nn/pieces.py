@@ -64,8 +64,12 @@ def is_on_cpu(x: Any) -> bool:
 
 
 def would_compile_each_time(x: Any) -> bool:
-    """Whether this is JAX with values, not in `jit`: there a loop is compiled anew in every call."""
-    return keras.backend.backend() == "jax" and all(base.__name__ != "Tracer" for base in type(x).__mro__)
+    """Whether this is JAX with values, not in `jit`: there a loop or a condition is compiled anew in every call."""
+    if keras.backend.backend() != "jax":
+        return False
+    from videoswin_keras.nn import jax_functions
+
+    return jax_functions.has_values(x)
 
 
 def over_tokens(function: Callable[[Any], Any], x: Any, bytes_each: Any) -> Any:

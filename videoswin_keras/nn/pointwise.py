@@ -12,7 +12,7 @@ from videoswin_keras.nn import pieces
 
 
 def normalize(layer: keras.layers.LayerNormalization, x: Any, training: bool | None) -> Any:
-    """Returns `layer(x)`, normalised over the last axis. No forward-mode derivatives in training on a CPU."""
+    """Returns `layer(x)`, of a layer over the last axis alone. No forward-mode derivatives in training on a CPU."""
     backend = keras.backend.backend()
     if backend == "tensorflow" and training and pieces.is_on_cpu(x):
         from videoswin_keras.nn import tensorflow_functions

@@ -26,36 +26,42 @@ class DrawnSeed(keras.random.SeedGenerator):
 
 def dropout(x: Any, rate: float, seed: Any) -> Any:
     """Zeroes elements of `x` with probability `rate` and scales the others up; the identity if `seed` is None."""
-    return x if seed is None or rate == 0 else x * _scales(ops.shape(x), rate, seed, x.dtype)
+    return x if seed is None or rate == 0 else x * _scales(_kept(ops.shape(x), rate, seed), rate, x.dtype)
 
 
 def residual(x: Any, branch: Callable[[Any], Any], rate: float, seed: Any, is_skippable: bool) -> Any:
-    """Returns x + branch(x) with stochastic depth: for a sample (axis 0) `branch` counts nothing with probability
-    `rate`, and more otherwise. If `seed` is None it always counts as it is.
+    """Returns x + branch(x) with stochastic depth: samples (axis 0) of the branch are dropped with probability `rate`,
+    and the others scaled up; none if `seed` is None.
 
-    What counts nothing is not computed on a CPU if `is_skippable`: on PyTorch for each sample, on JAX for a batch of
-    one. Weights that are in `branch` alone have gradients of zero then. (On TensorFlow 2.21 they would fail.)
+    What is dropped is not computed on a CPU if `is_skippable`: on PyTorch sample by sample, on JAX for a batch of one.
+    Weights that are in `branch` alone have gradients of zero then. (TensorFlow 2.21 has no gradient of a condition
+    within `keras.remat`.)
     """
     if seed is None or rate == 0:
         return x + branch(x)
-    batch, backend = ops.shape(x)[0], keras.backend.backend()
-    scales = _scales((batch,), rate, seed, x.dtype)
-    each = ops.reshape(scales, (batch,) + (1,) * (len(x.shape) - 1))
+    batch = ops.shape(x)[0]
+    is_kept = _kept((batch,), rate, seed)
     is_skippable = is_skippable and pieces.is_on_cpu(x)
-    if is_skippable and backend == "torch":
+    if is_skippable and keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
 
         if not torch_functions.is_traced():
-            return torch_functions.add_to_some(x, branch, scales)
-    if is_skippable and backend == "jax" and batch == 1 and not pieces.would_compile_each_time(x):
-        return ops.cond(scales[0] > 0, lambda: x + branch(x) * each, lambda: x)
-    return x + branch(x) * each
+            return torch_functions.add_to_some(x, branch, is_kept, 1 / (1 - rate))
+    scales = ops.reshape(_scales(is_kept, rate, x.dtype), (batch,) + (1,) * (len(x.shape) - 1))
+    is_jax = keras.backend.backend() == "jax"
+    if is_skippable and is_jax and batch == 1 and not pieces.would_compile_each_time(x):
+        return ops.cond(is_kept[0], lambda: x + branch(x) * scales, lambda: x)
+    return x + branch(x) * scales
 
 
-def _scales(shape: tuple, rate: float, seed: Any, dtype: Any) -> Any:
-    """Returns 0 with probability `rate`, otherwise what keeps the mean."""
-    kept = keras.random.uniform(shape, seed=DrawnSeed(seed)) >= rate
-    return ops.cast(ops.cast(kept, "float32") / (1 - rate), dtype)
+def _kept(shape: tuple, rate: float, seed: Any) -> Any:
+    """Returns False with probability `rate`."""
+    return keras.random.uniform(shape, seed=DrawnSeed(seed)) >= rate
+
+
+def _scales(is_kept: Any, rate: float, dtype: Any) -> Any:
+    """Returns 0 for what is dropped, otherwise what keeps the mean."""
+    return ops.cast(ops.cast(is_kept, "float32") / (1 - rate), dtype)
 
 
 def draw_seeds(generator: keras.random.SeedGenerator, rates: tuple[float, ...], training: bool | None) -> tuple:

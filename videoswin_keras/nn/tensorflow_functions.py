@@ -11,7 +11,8 @@ import tensorflow as tf
 def compiled(function: Callable, **options: Any) -> Callable:
     """Returns `function` of tensors or variables compiled by XLA, with its gradient, for which it keeps these alone.
 
-    XLA makes one loop of what TensorFlow computes step by step. It takes a fifth of a second for each shape.
+    XLA makes one loop of what TensorFlow computes step by step. That takes a fifth of a second for each shape. Where
+    TensorFlow runs eagerly, it is called as it is.
     """
     function = functools.partial(function, **options)
     forward = tf.function(function, jit_compile=True, autograph=False)
@@ -27,7 +28,12 @@ def compiled(function: Callable, **options: Any) -> Callable:
     def both(*inputs: tf.Tensor) -> tuple:
         return forward(*inputs), lambda upstream: gradients(inputs, upstream)
 
-    return lambda *inputs: both(*map(tf.convert_to_tensor, inputs))  # variables would want gradients of their own
+    def call(*inputs: Any) -> Any:
+        if tf.executing_eagerly():
+            return function(*inputs)
+        return both(*map(tf.convert_to_tensor, inputs))  # variables would want gradients of their own
+
+    return call
 
 
 def fused_adam(

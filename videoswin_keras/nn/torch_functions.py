@@ -90,12 +90,12 @@ def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias:
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
-def add_to_some(x: torch.Tensor, branch: Callable, scales: torch.Tensor) -> torch.Tensor:
-    """Returns x + branch(x) · scales, one scale for each sample, computed for those only where it is not 0."""
-    some = scales.nonzero().flatten()
+def add_to_some(x: torch.Tensor, branch: Callable, is_kept: torch.Tensor, scale: float) -> torch.Tensor:
+    """Returns x + scale · branch(x) for samples that are kept, and x for others, of which no branch is computed."""
+    some = is_kept.nonzero().flatten()
     if len(some) == len(x):
-        return x.add(branch(x), alpha=scales[0].item())
-    return x.index_add(0, some, branch(x[some]), alpha=scales.max().item())
+        return x.add(branch(x), alpha=scale)
+    return x.index_add(0, some, branch(x.index_select(0, some)), alpha=scale)
 
 
 def softmax_backward(gradient: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -159,10 +159,9 @@ def is_traced() -> bool:
 
 
 def is_emulated(x: torch.Tensor) -> bool:
-    """Whether the processor has no products of this half precision: PyTorch's own then take up to thirty times longer
-    than float32's.
-    """
-    return x.device.type == "cpu" and x.dtype in _emulated()
+    """Whether the processor has no products of this half precision: PyTorch's own then take many times longer."""
+    is_half = x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16)
+    return is_half and not is_traced() and x.dtype in _emulated()
 
 
 @functools.cache

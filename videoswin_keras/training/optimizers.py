@@ -13,6 +13,7 @@ class AdamW(keras.optimizers.AdamW):
 
     Keras's own goes over all weights eleven times there. On JAX this is Keras's own, and on TensorFlow with `amsgrad`
     or for weights that are not float32. On PyTorch such weights differ by rounding. Arguments and state are the same.
+    The gradients of an embedding are summed row by row first, as on the other backends.
 
     Example:
 
