@@ -173,7 +173,7 @@ def _scaled_products(query: Any, key: Any) -> Any:
 
 def _product(one: Any, other: Any) -> Any:
     """Returns one · other; of bfloat16 on JAX on a CPU in float32."""
-    if _multiplies_in_float32(one):
+    if pieces.multiplies_in_float32(one, one.dtype):
         from videoswin_keras.nn import jax_functions
 
         return jax_functions.wide_product(one, other)
@@ -182,7 +182,7 @@ def _product(one: Any, other: Any) -> Any:
 
 def _product_with_turned(one: Any, other: Any) -> Any:
     """Returns one · otherᵀ; of bfloat16 on JAX on a CPU in float32."""
-    if _multiplies_in_float32(one):
+    if pieces.multiplies_in_float32(one, one.dtype):
         from videoswin_keras.nn import jax_functions
 
         return jax_functions.product_with_turned(one, other)
@@ -191,17 +191,11 @@ def _product_with_turned(one: Any, other: Any) -> Any:
 
 def _product_of_turned(one: Any, other: Any) -> Any:
     """Returns oneᵀ · other, of the same dtype."""
-    if _multiplies_in_float32(one):
+    if pieces.multiplies_in_float32(one, one.dtype):
         from videoswin_keras.nn import jax_functions
 
         return jax_functions.product_of_turned(one, other)
     return _matmul(_turned(one), other)
-
-
-def _multiplies_in_float32(x: Any) -> bool:
-    """Whether products are faster in float32, of matrices that are not turned."""
-    is_bfloat16 = keras.backend.standardize_dtype(x.dtype) == "bfloat16"
-    return keras.backend.backend() == "jax" and is_bfloat16 and pieces.is_on_cpu(x)
 
 
 def _matmul(one: Any, other: Any) -> Any:

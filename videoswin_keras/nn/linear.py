@@ -40,10 +40,8 @@ def linear_gelu(layer: keras.layers.Dense, x: Any) -> Any:
 
 
 def _is_special(x: Any, dtype: Any) -> bool:
-    """Whether there is a product of our own that is faster: on PyTorch, and of bfloat16 on JAX on a CPU."""
-    is_bfloat16 = keras.backend.standardize_dtype(dtype) == "bfloat16"
-    backend = keras.backend.backend()
-    return backend == "torch" or (backend == "jax" and is_bfloat16 and pieces.is_on_cpu(x))
+    """Whether there is a product of our own that is faster."""
+    return keras.backend.backend() == "torch" or pieces.multiplies_in_float32(x, dtype)
 
 
 def _operands(layer: keras.layers.Dense, x: Any) -> tuple[Any, Any, Any]:

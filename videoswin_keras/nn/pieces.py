@@ -63,6 +63,12 @@ def is_on_cpu(x: Any) -> bool:
     return all(device.lower().startswith("cpu") for device in keras.distribution.list_devices())
 
 
+def multiplies_in_float32(x: Any, dtype: Any) -> bool:
+    """Whether products of `dtype` are faster in float32, of matrices that are not turned: bfloat16 on JAX on a CPU."""
+    is_bfloat16 = keras.backend.standardize_dtype(dtype) == "bfloat16"
+    return keras.backend.backend() == "jax" and is_bfloat16 and is_on_cpu(x)
+
+
 def would_compile_each_time(x: Any) -> bool:
     """Whether this is JAX with values, not in `jit`: there a loop or a condition is compiled anew in every call."""
     if keras.backend.backend() != "jax":
