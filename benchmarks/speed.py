@@ -5,7 +5,8 @@
     python benchmarks/speed.py --cells "tiny, inference" --rounds 9
     python benchmarks/speed.py --cells gpu --compiled --unit wall --calls 10 --backends torch jax --name speed_gpu
 
-Each implementation runs in a process of its own. All of them are built and warmed up first; then they take turns, one
+Each implementation runs in a process of its own, in which the other backends cannot be imported: Keras imports JAX
+wherever it is installed, and most have one backend. All of them are built and warmed up first; then they take turns, one
 call each, so that whatever else the machine does falls on all alike. The ratio of a round is one call's processor
 time (user and system; on a GPU the wall time) over that of torchvision's in the same round. Memory is the process's
 peak, and on a GPU that of the backend's allocator; a MB is 2**20 bytes.
@@ -132,6 +133,7 @@ def say(what: dict[str, Any]) -> None:
 
 def ours(cell: Cell, clips: np.ndarray, _: bool) -> tuple:
     sys.path.insert(0, str(ROOT))
+    sys.modules.update(dict.fromkeys(set(OURS) - {os.environ["KERAS_BACKEND"]}))  # type: ignore[arg-type]
     import keras
 
     from videoswin_keras import AdamW, VideoSwinB, VideoSwinS, VideoSwinT

@@ -36,6 +36,13 @@ class Configured:
             config["frozen_layers"] = frozen
         return config
 
+    def make_train_function(self, force: bool = False) -> Any:
+        """As Keras's, but the optimizer makes its weights before: a step that makes weights TensorFlow traces twice."""
+        optimizer = getattr(self, "optimizer", None)
+        if optimizer is not None and not optimizer.built:
+            optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)  # type: ignore[misc]
+
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Self:
         config = dict(config)

@@ -37,24 +37,27 @@ def compiled(function: Callable, **options: Any) -> Callable:
 
 
 def fused_adam(
-    weight: tf.Variable,
-    gradient: Any,
-    momentum: tf.Variable,
-    velocity: tf.Variable,
+    weights: list[tf.Variable],
+    gradients: list,
+    momentums: list[tf.Variable],
+    velocities: list[tf.Variable],
+    _: list,
     rate: tf.Tensor,
     betas: tuple[float, float],
     epsilon: float,
 ) -> None:
     """Takes a step of Adam in place, in one pass over float32; `rate` holds the bias corrections."""
-    tf.raw_ops.ResourceApplyAdam(
-        var=weight.handle,
-        m=momentum.handle,
-        v=velocity.handle,
-        beta1_power=0.0,  # nothing is left to correct
-        beta2_power=0.0,
-        lr=rate,
-        beta1=betas[0],
-        beta2=betas[1],
-        epsilon=epsilon,
-        grad=tf.cast(tf.convert_to_tensor(gradient), tf.float32),
-    )
+    nothing, first, second, small = (tf.constant(value, tf.float32) for value in (0.0, *betas, epsilon))
+    for weight, gradient, momentum, velocity in zip(weights, gradients, momentums, velocities, strict=True):
+        tf.raw_ops.ResourceApplyAdam(
+            var=weight.handle,
+            m=momentum.handle,
+            v=velocity.handle,
+            beta1_power=nothing,  # nothing is left to correct
+            beta2_power=nothing,
+            lr=rate,
+            beta1=first,
+            beta2=second,
+            epsilon=small,
+            grad=tf.cast(tf.convert_to_tensor(gradient), tf.float32),
+        )

@@ -11,8 +11,9 @@ class AdamW(keras.optimizers.AdamW):
     """`keras.optimizers.AdamW`, on PyTorch and TensorFlow by their fused kernels: the same numbers, sooner and, on
     PyTorch, in less memory.
 
-    Keras's own goes over all weights eleven times there. On JAX this is Keras's own, and on TensorFlow with `amsgrad`
-    or for weights that are not float32. On PyTorch such weights differ by rounding. Arguments and state are the same.
+    Keras's own goes over all weights eleven times there. On JAX this is Keras's own, and on TensorFlow with `amsgrad`,
+    under a strategy of `tf.distribute` or where weights are not all float32. On PyTorch such weights differ by
+    rounding. Arguments and state are the same.
     The gradients of an embedding are summed row by row first, as on the other backends.
 
     Example:
@@ -24,13 +25,15 @@ class AdamW(keras.optimizers.AdamW):
     """
 
     def _backend_update_step(self, grads: list, trainable_variables: list, learning_rate: Any) -> None:
-        if keras.backend.backend() != "torch":
+        if not self._is_fused(trainable_variables):
             super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
-        from videoswin_keras.nn import torch_functions
-
+        if keras.backend.backend() == "torch":
+            from videoswin_keras.nn.torch_functions import fused_adam
+        else:
+            from videoswin_keras.nn.tensorflow_functions import fused_adam
         indices = [self._get_variable_index(variable) for variable in trainable_variables]
-        torch_functions.fused_adam(
+        fused_adam(
             [variable.value for variable in trainable_variables],
             grads,
             [self._momentums[index].value for index in indices],
@@ -41,23 +44,22 @@ class AdamW(keras.optimizers.AdamW):
             self.epsilon,
         )
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Updates one weight, on JAX and TensorFlow."""
-        if keras.backend.backend() != "tensorflow" or variable.dtype != "float32" or self.amsgrad:
-            super().update_step(gradient, variable, learning_rate)
-            return
-        from videoswin_keras.nn import tensorflow_functions
+    def _apply_weight_decay(self, variables: list) -> None:
+        if keras.backend.backend() != "tensorflow" or not self._is_fused(variables):
+            super()._apply_weight_decay(variables)
+        elif self.weight_decay is not None:  # Keras's own computes the learning rate anew for each weight
+            share = self.learning_rate * self.weight_decay
+            for variable in filter(self._use_weight_decay, variables):
+                variable.value.assign_sub(variable.value * share)
 
-        index = self._get_variable_index(variable)
-        tensorflow_functions.fused_adam(
-            variable,
-            gradient,
-            self._momentums[index].value,
-            self._velocities[index].value,
-            self._corrected(learning_rate),
-            (self.beta_1, self.beta_2),
-            self.epsilon,
-        )
+    def _is_fused(self, variables: list) -> bool:
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            return not (
+                self.amsgrad or tf.distribute.has_strategy() or any(variable.dtype != "float32" for variable in variables)
+            )
+        return keras.backend.backend() == "torch"
 
     def _corrected(self, rate: Any) -> Any:
         """Returns the learning rate with what corrects the bias of both averages."""
