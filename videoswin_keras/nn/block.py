@@ -104,6 +104,10 @@ class VideoSwinBlock(CompositeLayer):
         self.mlp_projection = dense("mlp_projection", hidden, channels)
 
     def call(self, x: Any, training: bool | None = None) -> Any:
+        with pieces.after(x, training):
+            return self._transform(x, training)
+
+    def _transform(self, x: Any, training: bool | None) -> Any:
         rates = (self.drop_path_rate, self.projection_dropout_rate, self.projection_dropout_rate, self.drop_path_rate)
         seeds = random.draw_seeds(self.seed_generator, rates, training)
         attention_seeds = self.attention.draw_seeds(training)

@@ -69,6 +69,18 @@ def multiplies_in_float32(x: Any, dtype: Any) -> bool:
     return keras.backend.backend() == "jax" and is_bfloat16 and is_on_cpu(x)
 
 
+def after(x: Any, training: bool | None) -> contextlib.AbstractContextManager:
+    """Within, what is computed from weights alone waits for `x` in a graph of TensorFlow, but not in training.
+
+    Otherwise a graph begins with all casts and position biases of a model, and holds each until its block comes.
+    """
+    if keras.backend.backend() != "tensorflow" or training:
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.control_dependencies([x])
+
+
 def would_compile_each_time(x: Any) -> bool:
     """Whether this is JAX with values, not in `jit`: there a loop or a condition is compiled anew in every call."""
     if keras.backend.backend() != "jax":
