@@ -49,11 +49,14 @@ def test_low_rank_weights_are_added(records_gradients):
 
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("trainable", [True, False])
-def test_gradients(use_bias, trainable):
-    layer = dense(use_bias)
+@pytest.mark.parametrize("widths", [(5, 7), (7, 5)])
+@pytest.mark.parametrize("batch", [2, 0])  # none: of samples whose branch is dropped
+@pytest.mark.usefixtures("processor")
+def test_gradients(use_bias, trainable, widths, batch):
+    layer = dense(use_bias, inputs=widths[0], outputs=widths[1])
     layer.trainable = trainable
     generator = np.random.default_rng(0)
-    x, sought = (generator.normal(size=(2, 3, width)).astype("float32") for width in (5, 7))
+    x, sought = (generator.normal(size=(batch, 3, width)).astype("float32") for width in widths)
     (found,) = gradients_of(lambda x: ops.sum(ops.convert_to_tensor(sought) * linear(layer, x)), x)
     np.testing.assert_allclose(found, sought @ layer.get_weights()[0].T, atol=2e-6)
     if keras.backend.backend() == "torch":  # elsewhere it is Keras's own layer
@@ -130,6 +133,15 @@ def test_quantized():
     layer.quantize("int8")
     x = ops.ones((2, 5))
     np.testing.assert_allclose(ops.convert_to_numpy(linear(layer, x)), ops.convert_to_numpy(layer(x)), atol=1e-6)
+
+
+@pytest.fixture(params=[True, False] if keras.backend.backend() == "torch" else [False])
+def processor(request, monkeypatch):
+    """On PyTorch, with and without AVX-512: which library multiplies depends on it, not what it may use."""
+    if keras.backend.backend() == "torch":
+        from videoswin_keras.nn import torch_functions
+
+        monkeypatch.setattr(torch_functions, "_has_avx512", lambda: request.param)
 
 
 def compiled(function):

@@ -58,8 +58,7 @@ class OneDnnLinear(torch.autograd.Function):
         rows = gradient.reshape(-1, gradient.shape[-1])
         return (
             linear(gradient, kernel.t(), None) if needs_x else None,
-            # Here oneDNN is the slower one.
-            product(x.reshape(-1, x.shape[-1]).t(), rows) if needs_kernel else None,
+            product_of_turned(x.reshape(-1, x.shape[-1]), rows) if needs_kernel else None,
             rows.sum(0) if needs_bias else None,
         )
 
@@ -83,6 +82,15 @@ def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     if is_emulated(one):
         return (one.float() @ other.float()).to(one.dtype)
     return one @ other
+
+
+def product_of_turned(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Returns oneᵀ · other, matrices (rows, …) that oneDNN can multiply."""
+    if not (_has_avx512() and len(one)):  # then oneDNN is no faster than PyTorch's own, or has nothing to multiply
+        return product(one.t(), other)
+    if one.shape[1] <= other.shape[1]:  # oneDNN is faster with the smaller first
+        return onednn_linear(one.t(), other.t(), None)
+    return onednn_linear(other.t(), one.t(), None).t()
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -173,6 +181,12 @@ def _emulated() -> frozenset[torch.dtype]:
         torch.float16: torch.ops.mkldnn._is_mkldnn_fp16_supported(),
     }
     return frozenset(dtype for dtype, is_native in native.items() if not is_native)
+
+
+@functools.cache
+def _has_avx512() -> bool:
+    """Whether the processor has AVX-512, of which PyTorch's MKL makes no use on one by AMD."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 @functools.cache
