@@ -6,8 +6,8 @@
     python benchmarks/speed.py --cells gpu --compiled --unit wall --calls 10 --backends torch jax --name speed_gpu
 
 Each implementation runs in a process of its own, in which the other backends cannot be imported: Keras imports JAX
-wherever it is installed, and most have one backend. All of them are built and warmed up first; then they take turns, one
-call each, so that whatever else the machine does falls on all alike. The ratio of a round is one call's processor
+wherever it is installed, and most have one backend. All of them are built and warmed up first; then they take turns,
+one call each, so that whatever else the machine does falls on all alike. The ratio of a round is one call's processor
 time (user and system; on a GPU the wall time) over that of torchvision's in the same round. Memory is the process's
 peak, and on a GPU that of the backend's allocator; a MB is 2**20 bytes.
 """

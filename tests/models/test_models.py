@@ -274,6 +274,21 @@ def test_fit_learns():
     assert model.evaluate(clips, labels, verbose=0)[1] == 1.0
 
 
+def test_a_step_is_traced_once():
+    """TensorFlow traces a step again if it makes weights, as an optimizer does in its first."""
+    traces = []
+
+    class Counting(VideoSwinClassifier):
+        def train_step(self, *arguments, **named):
+            traces.append(self)
+            return super().train_step(*arguments, **named)
+
+    model = Counting(small_backbone(), 2)
+    model.compile(AdamW(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.train_on_batch(clip(1, 4, 32, 32, 3), np.array([0]))
+    assert len(traces) == 1
+
+
 def test_sequential_with_a_new_head():
     keras.utils.set_random_seed(0)
     backbone = small_backbone(pooling="avg")

@@ -1,5 +1,7 @@
 """What is computed in pieces is what is computed at once."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -158,3 +160,20 @@ def test_a_piece_divides_the_whole(monkeypatch):
     assert pieces.piece_length(one, 16, 2**8) is None  # all at once
     with pieces.whole():
         assert pieces.piece_length(one, 64, 2**8) is None
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_weights_wait_for_their_block(training):
+    """In TensorFlow's graph of an inference; on other backends nothing is to be done."""
+    waits = keras.backend.backend() == "tensorflow" and not training
+    if keras.backend.backend() != "tensorflow":
+        assert isinstance(pieces.after(ops.ones(1), training), contextlib.nullcontext)
+        return
+    import tensorflow as tf
+
+    block = VideoSwinBlock(num_heads=2, window_size=(2, 3, 3), dtype="mixed_bfloat16")
+    block.build((1, *SIZE, 8))
+    graph = tf.function(lambda x: block(x, training=training)).get_concrete_function(tf.ones((1, *SIZE, 8))).graph
+    reads = [operation for operation in graph.get_operations() if operation.type == "ReadVariableOp"]
+    assert reads
+    assert all(bool(operation.control_inputs) == waits for operation in reads)

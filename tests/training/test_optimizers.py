@@ -1,5 +1,7 @@
 """The optimiser takes the steps of the formula, and of Keras's own."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -65,9 +67,38 @@ def test_is_keras_own(options):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "way", ["scaled", "compiled", "mirrored"] if keras.backend.backend() == "tensorflow" else ["scaled"]
+)
+def test_is_keras_own_in_training(way):
+    """Scaled losses; on TensorFlow also in a step compiled by XLA, and under a strategy."""
+
+    def weights(optimizer):
+        with strategy(way):
+            keras.utils.set_random_seed(0)
+            model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+            optimizer = optimizer(1e-3, weight_decay=0.5)
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if way == "scaled" else optimizer
+            model.compile(optimizer, "mse", jit_compile=way == "compiled" or "auto")
+        x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
+        model.fit(x, x[:, :2], batch_size=2, epochs=2, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    for one, other in zip(weights(AdamW), weights(keras.optimizers.AdamW), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def strategy(way):
+    if way != "mirrored":
+        return contextlib.nullcontext()
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(["CPU:0"]).scope()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fused_kernels_do_it(dtype, monkeypatch):
-    """PyTorch's for all weights, TensorFlow's for those in float32."""
+    """PyTorch's for all weights, TensorFlow's where all are float32."""
     calls = []
     monkeypatch.setattr(keras.optimizers.Adam, "update_step", lambda *arguments: calls.append(arguments))
     AdamW().apply([ops.ones((3,), dtype)], [keras.Variable(np.ones(3), dtype=dtype)])

@@ -53,13 +53,13 @@ class AdamW(keras.optimizers.AdamW):
                 variable.value.assign_sub(variable.value * share)
 
     def _is_fused(self, variables: list) -> bool:
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf
+        if keras.backend.backend() != "tensorflow":
+            return keras.backend.backend() == "torch"
+        import tensorflow as tf
 
-            return not (
-                self.amsgrad or tf.distribute.has_strategy() or any(variable.dtype != "float32" for variable in variables)
-            )
-        return keras.backend.backend() == "torch"
+        if self.amsgrad or tf.distribute.has_strategy():
+            return False
+        return all(isinstance(variable, keras.Variable) and variable.dtype == "float32" for variable in variables)
 
     def _corrected(self, rate: Any) -> Any:
         """Returns the learning rate with what corrects the bias of both averages."""
