@@ -15,6 +15,7 @@ class Configured:
 
     name: str
     trainable: bool
+    trainable_variables: list
     _flatten_layers: Any  # of keras.Model, which every subclass is
 
     def _remember(self, arguments: dict[str, Any], dtype: Any) -> None:

@@ -41,14 +41,24 @@ def fused_adam(
     gradients: list,
     momentums: list[tf.Variable],
     velocities: list[tf.Variable],
-    _: list,
     rate: tf.Tensor,
     betas: tuple[float, float],
     epsilon: float,
+    decays: list,
 ) -> None:
-    """Takes a step of Adam in place, in one pass over float32; `rate` holds the bias corrections."""
+    """Takes a step of Adam in place, in one pass over float32; `rate` holds the bias corrections.
+
+    `decays` are the shares of the weights that are taken away before, or None. That waits for the gradient: a graph
+    would begin with it, and hold as much as all weights to the end.
+    """
     nothing, first, second, small = (tf.constant(value, tf.float32) for value in (0.0, *betas, epsilon))
-    for weight, gradient, momentum, velocity in zip(weights, gradients, momentums, velocities, strict=True):
+    for weight, gradient, momentum, velocity, share in zip(
+        weights, gradients, momentums, velocities, decays, strict=True
+    ):
+        gradient = tf.cast(tf.convert_to_tensor(gradient), tf.float32)
+        if share is not None:
+            with tf.control_dependencies([gradient]):
+                weight.assign_sub(weight * share)
         tf.raw_ops.ResourceApplyAdam(
             var=weight.handle,
             m=momentum.handle,
@@ -59,5 +69,5 @@ def fused_adam(
             beta1=first,
             beta2=second,
             epsilon=small,
-            grad=tf.cast(tf.convert_to_tensor(gradient), tf.float32),
+            grad=gradient,
         )

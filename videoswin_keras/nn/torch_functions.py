@@ -123,10 +123,10 @@ def fused_adam(
     gradients: list[torch.Tensor],
     momentums: list[torch.Tensor],
     velocities: list[torch.Tensor],
-    greatest: list[torch.Tensor],
     rate: torch.Tensor,
     betas: tuple[float, float],
     epsilon: float,
+    greatest: list[torch.Tensor],
 ) -> None:
     """Takes a step of Adam in place, in one pass; `rate` holds the bias corrections, `greatest` is AMSGrad's or empty.
 

@@ -28,29 +28,34 @@ class AdamW(keras.optimizers.AdamW):
         if not self._is_fused(trainable_variables):
             super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
-        if keras.backend.backend() == "torch":
-            from videoswin_keras.nn.torch_functions import fused_adam
-        else:
-            from videoswin_keras.nn.tensorflow_functions import fused_adam
         indices = [self._get_variable_index(variable) for variable in trainable_variables]
-        fused_adam(
+        arguments = (
             [variable.value for variable in trainable_variables],
             grads,
             [self._momentums[index].value for index in indices],
             [self._velocities[index].value for index in indices],
-            [self._velocity_hats[index].value for index in indices] if self.amsgrad else [],
             self._corrected(learning_rate),
             (self.beta_1, self.beta_2),
             self.epsilon,
         )
+        if keras.backend.backend() == "torch":
+            from videoswin_keras.nn import torch_functions
+
+            greatest = [self._velocity_hats[index].value for index in indices] if self.amsgrad else []
+            torch_functions.fused_adam(*arguments, greatest)
+        else:
+            from videoswin_keras.nn import tensorflow_functions
+
+            share = learning_rate * (self.weight_decay or 0.0)
+            decays = [share if self._decays(variable) else None for variable in trainable_variables]
+            tensorflow_functions.fused_adam(*arguments, decays)
 
     def _apply_weight_decay(self, variables: list) -> None:
-        if keras.backend.backend() != "tensorflow" or not self._is_fused(variables):
+        if keras.backend.backend() != "tensorflow" or not self._is_fused(variables):  # there the update decays them
             super()._apply_weight_decay(variables)
-        elif self.weight_decay is not None:  # Keras's own computes the learning rate anew for each weight
-            share = self.learning_rate * self.weight_decay
-            for variable in filter(self._use_weight_decay, variables):
-                variable.value.assign_sub(variable.value * share)
+
+    def _decays(self, variable: Any) -> bool:
+        return bool(self.weight_decay) and self._use_weight_decay(variable)
 
     def _is_fused(self, variables: list) -> bool:
         if keras.backend.backend() != "tensorflow":
