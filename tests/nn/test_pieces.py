@@ -167,7 +167,7 @@ def test_weights_wait_for_their_block(training):
     """In TensorFlow's graph of an inference; on other backends nothing is to be done."""
     waits = keras.backend.backend() == "tensorflow" and not training
     if keras.backend.backend() != "tensorflow":
-        assert isinstance(pieces.after(ops.ones(1), training), contextlib.nullcontext)
+        assert isinstance(pieces.after(ops.ones(1)), contextlib.nullcontext)
         return
     import tensorflow as tf
 

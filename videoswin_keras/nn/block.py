@@ -104,7 +104,9 @@ class VideoSwinBlock(CompositeLayer):
         self.mlp_projection = dense("mlp_projection", hidden, channels)
 
     def call(self, x: Any, training: bool | None = None) -> Any:
-        with pieces.after(x, training):
+        if training:
+            return self._transform(x, training)
+        with pieces.after(x):  # casts of weights and the position bias; in training they are held for the gradient
             return self._transform(x, training)
 
     def _transform(self, x: Any, training: bool | None) -> Any:

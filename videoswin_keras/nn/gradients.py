@@ -6,6 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from videoswin_keras.nn import pieces
+
 
 def remat(function: Callable) -> Callable:
     """Returns `function`, of which only the arguments are kept for the backward pass.
@@ -51,7 +53,12 @@ def with_gradients(function: Callable, gradients: Callable, *inputs: Any) -> Any
 
     def both(*inputs: Any) -> tuple:
         output, kept = function(*inputs)
-        return output, lambda upstream: waiting(*inputs, *kept, upstream)
+
+        def backward(upstream: Any) -> tuple:
+            with pieces.after(upstream):  # what is kept as well, but XLA knows nothing of that
+                return waiting(*inputs, *kept, upstream)
+
+        return output, backward
 
     return ops.custom_gradient(both)(*inputs)
 

@@ -69,12 +69,9 @@ def multiplies_in_float32(x: Any, dtype: Any) -> bool:
     return keras.backend.backend() == "jax" and is_bfloat16 and is_on_cpu(x)
 
 
-def after(x: Any, training: bool | None) -> contextlib.AbstractContextManager:
-    """Within, what is computed from weights alone waits for `x` in a graph of TensorFlow, but not in training.
-
-    Otherwise a graph begins with all casts and position biases of a model, and holds each until its block comes.
-    """
-    if keras.backend.backend() != "tensorflow" or training:
+def after(x: Any) -> contextlib.AbstractContextManager:
+    """Within, everything waits for `x` in a graph of TensorFlow: also what could be computed, and held, long before."""
+    if keras.backend.backend() != "tensorflow":
         return contextlib.nullcontext()
     import tensorflow as tf
 
