@@ -133,7 +133,7 @@ def say(what: dict[str, Any]) -> None:
 
 def ours(cell: Cell, clips: np.ndarray, _: bool) -> tuple:
     sys.path.insert(0, str(ROOT))
-    sys.modules.update(dict.fromkeys(set(OURS) - {os.environ["KERAS_BACKEND"]}))  # type: ignore[arg-type]
+    sys.modules.update(dict.fromkeys(set(OURS) - {os.environ["KERAS_BACKEND"]}))
     import keras
 
     from videoswin_keras import AdamW, VideoSwinB, VideoSwinS, VideoSwinT

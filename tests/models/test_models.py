@@ -289,6 +289,21 @@ def test_a_step_is_traced_once():
     assert len(traces) == 1
 
 
+def test_a_subclass_whose_layer_is_built_by_its_first_step():
+    class WithSecondHead(VideoSwinClassifier):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.second = keras.layers.Dense(2)
+
+        def call(self, inputs, training=None):
+            return self.second(super().call(inputs, training=training))
+
+    model = WithSecondHead(small_backbone(), 2)
+    model.compile(AdamW(), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.train_on_batch(clip(1, 4, 32, 32, 3), np.array([0]))
+    assert len(model.optimizer.variables) > 2 * len(model.trainable_variables)
+
+
 def test_sequential_with_a_new_head():
     keras.utils.set_random_seed(0)
     backbone = small_backbone(pooling="avg")

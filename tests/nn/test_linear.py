@@ -68,6 +68,38 @@ def test_gradients(use_bias, trainable, widths, batch):
                 assert variable.value.grad is None
 
 
+@pytest.mark.parametrize("widths", [(5, 7), (7, 5)])
+@pytest.mark.usefixtures("processor")
+def test_a_gradient_that_is_broadcast(widths):
+    """As that of a sum: PyTorch's has no strides."""
+    layer = dense(True, inputs=widths[0], outputs=widths[1])
+    x = np.random.default_rng(0).normal(size=(2, 3, widths[0])).astype("float32")
+    (found,) = gradients_of(lambda x: ops.sum(linear(layer, x)), x)
+    np.testing.assert_allclose(found, np.ones((2, 3, widths[1])) @ layer.get_weights()[0].T, atol=2e-6)
+    if keras.backend.backend() == "torch":
+        expected = np.repeat(x.sum((0, 1))[:, None], widths[1], axis=1)
+        np.testing.assert_allclose(layer.kernel.value.grad.numpy(), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("widths", [(5, 7), (7, 5)])
+@pytest.mark.usefixtures("processor")
+def test_second_derivatives(widths):
+    """Of the sum of the squares of a kernel's gradient, by the rows it is a product with."""
+    if keras.backend.backend() != "torch":
+        return  # Keras's own layer
+    import torch
+
+    layer = dense(False, inputs=widths[0], outputs=widths[1])
+    generator = np.random.default_rng(0)
+    x, sought = (torch.from_numpy(generator.normal(size=(6, width))).float() for width in widths)
+    x.requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad((linear(layer, x) * sought).sum(), layer.kernel.value, create_graph=True)
+        (found,) = torch.autograd.grad(gradient.square().sum(), x)
+    x = x.detach()
+    np.testing.assert_allclose(found, 2 * sought @ (x.T @ sought).T, atol=2e-4, rtol=1e-5)
+
+
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize(
     ("shape", "outputs", "most"), [((2, 3, 4, 5), 7, 3), ((1, 3, 5, 64), 96, 1), ((2, 7, 7, 96), 64, 1)]

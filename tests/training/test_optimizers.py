@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.optimizers.schedules import CosineDecay
 
 from videoswin_keras.training.optimizers import AdamW
 
@@ -57,7 +58,7 @@ def test_takes_the_steps_of_the_formula(amsgrad):
         {"clipnorm": 0.5},
         {"gradient_accumulation_steps": 2},
         {"use_ema": True, "ema_overwrite_frequency": 3},
-        {"learning_rate": keras.optimizers.schedules.CosineDecay(1e-2, 5)},
+        {"learning_rate": CosineDecay(1e-2, 5)},
     ],
     ids=lambda options: " ".join(options) or "plain",
 )
@@ -68,18 +69,26 @@ def test_is_keras_own(options):
 
 
 @pytest.mark.parametrize(
-    "way", ["scaled", "compiled", "mirrored"] if keras.backend.backend() == "tensorflow" else ["scaled"]
+    ("way", "options"),
+    [
+        ("scaled", {"use_ema": True}),
+        ("graph", {"gradient_accumulation_steps": 2}),
+        ("graph", {"learning_rate": CosineDecay(1e-3, 5)}),
+        *([("compiled", {}), ("mirrored", {})] if keras.backend.backend() == "tensorflow" else []),
+    ],
 )
-def test_is_keras_own_in_training(way):
-    """Scaled losses; on TensorFlow also in a step compiled by XLA, and under a strategy."""
+def test_is_keras_own_in_training(way, options):
+    """Also with losses that are scaled; on TensorFlow by XLA and under a strategy. Norms are not decayed."""
 
     def weights(optimizer):
         with strategy(way):
             keras.utils.set_random_seed(0)
-            model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-            optimizer = optimizer(1e-3, weight_decay=0.5)
+            norm = keras.layers.LayerNormalization(name="norm")
+            model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(2)])
+            optimizer = optimizer(**{"learning_rate": 1e-3, "weight_decay": 0.5, **options})
+            optimizer.exclude_from_weight_decay(var_names=["norm"])
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if way == "scaled" else optimizer
-            model.compile(optimizer, "mse", jit_compile=way == "compiled" or "auto")
+            model.compile(optimizer, "mse", jit_compile=way == "compiled")
         x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
         model.fit(x, x[:, :2], batch_size=2, epochs=2, shuffle=False, verbose=0)
         return model.get_weights()

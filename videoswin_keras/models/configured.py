@@ -40,7 +40,8 @@ class Configured:
     def make_train_function(self, force: bool = False) -> Any:
         """As Keras's, but the optimizer makes its weights before: a step that makes weights TensorFlow traces twice."""
         optimizer = getattr(self, "optimizer", None)
-        if optimizer is not None and not optimizer.built:
+        is_built = all(layer.built for layer in self._flatten_layers())  # else weights are yet to come
+        if optimizer is not None and not optimizer.built and is_built:
             optimizer.build(self.trainable_variables)
         return super().make_train_function(force)  # type: ignore[misc]
 

@@ -106,7 +106,7 @@ class VideoSwinBlock(CompositeLayer):
     def call(self, x: Any, training: bool | None = None) -> Any:
         if training:
             return self._transform(x, training)
-        with pieces.after(x):  # casts of weights and the position bias; in training they are held for the gradient
+        with pieces.after(x):  # casts of weights and the position bias; in training they are held anyway
             return self._transform(x, training)
 
     def _transform(self, x: Any, training: bool | None) -> Any:

@@ -55,7 +55,7 @@ def with_gradients(function: Callable, gradients: Callable, *inputs: Any) -> Any
         output, kept = function(*inputs)
 
         def backward(upstream: Any) -> tuple:
-            with pieces.after(upstream):  # what is kept as well, but XLA knows nothing of that
+            with pieces.after(upstream):  # what is kept waits too; XLA ignores this, hence `_after`
                 return waiting(*inputs, *kept, upstream)
 
         return output, backward

@@ -86,7 +86,8 @@ def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 def product_of_turned(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Returns oneᵀ · other, matrices (rows, …) that oneDNN can multiply."""
-    if not (_has_avx512() and len(one)):  # then oneDNN is no faster than PyTorch's own, or has nothing to multiply
+    # oneDNN was no faster than PyTorch's own without AVX-512; it takes no empty matrices and has no second derivatives.
+    if not _has_avx512() or not len(one) or torch.is_grad_enabled():
         return product(one.t(), other)
     if one.shape[1] <= other.shape[1]:  # oneDNN is faster with the smaller first
         return onednn_linear(one.t(), other.t(), None)
@@ -185,7 +186,7 @@ def _emulated() -> frozenset[torch.dtype]:
 
 @functools.cache
 def _has_avx512() -> bool:
-    """Whether the processor has AVX-512, of which PyTorch's MKL makes no use on one by AMD."""
+    """Whether the processor has AVX-512. PyTorch's MKL makes no use of it on one by AMD (others were not measured)."""
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 

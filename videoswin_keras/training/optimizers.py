@@ -46,16 +46,16 @@ class AdamW(keras.optimizers.AdamW):
         else:
             from videoswin_keras.nn import tensorflow_functions
 
-            share = learning_rate * (self.weight_decay or 0.0)
-            decays = [share if self._decays(variable) else None for variable in trainable_variables]
+            decays: list = [None] * len(trainable_variables)
+            if self.weight_decay:
+                share = ops.cast(learning_rate, "float32") * self.weight_decay
+                decays = [share if self._use_weight_decay(weight) else None for weight in arguments[0]]
             tensorflow_functions.fused_adam(*arguments, decays)
 
     def _apply_weight_decay(self, variables: list) -> None:
-        if keras.backend.backend() != "tensorflow" or not self._is_fused(variables):  # there the update decays them
-            super()._apply_weight_decay(variables)
-
-    def _decays(self, variable: Any) -> bool:
-        return bool(self.weight_decay) and self._use_weight_decay(variable)
+        if keras.backend.backend() == "tensorflow" and self._is_fused(variables):
+            return  # the update decays them
+        super()._apply_weight_decay(variables)
 
     def _is_fused(self, variables: list) -> bool:
         if keras.backend.backend() != "tensorflow":
