@@ -73,9 +73,9 @@ def after(x: Any) -> contextlib.AbstractContextManager:
     """Within, everything waits for `x` in a graph of TensorFlow: also what could be computed, and held, long before."""
     if keras.backend.backend() != "tensorflow":
         return contextlib.nullcontext()
-    import tensorflow as tf
+    from videoswin_keras.nn import tensorflow_functions
 
-    return tf.control_dependencies([x])
+    return tensorflow_functions.after(x)
 
 
 def would_compile_each_time(x: Any) -> bool:

@@ -1,5 +1,6 @@
 """What TensorFlow is told in its own words, so that it goes over memory once."""
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,16 @@ def compiled(function: Callable, **options: Any) -> Callable:
         return both(*map(tf.convert_to_tensor, inputs))  # variables would want gradients of their own
 
     return call
+
+
+def after(x: tf.Tensor) -> contextlib.AbstractContextManager:
+    """Within, every operation of a graph waits for `x`."""
+    return tf.control_dependencies([x])
+
+
+def is_distributed() -> bool:
+    """Whether this runs under a strategy of `tf.distribute`."""
+    return tf.distribute.has_strategy()
 
 
 def fused_adam(

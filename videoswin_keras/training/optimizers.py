@@ -60,9 +60,9 @@ class AdamW(keras.optimizers.AdamW):
     def _is_fused(self, variables: list) -> bool:
         if keras.backend.backend() != "tensorflow":
             return keras.backend.backend() == "torch"
-        import tensorflow as tf
+        from videoswin_keras.nn import tensorflow_functions
 
-        if self.amsgrad or tf.distribute.has_strategy():
+        if self.amsgrad or tensorflow_functions.is_distributed():
             return False
         return all(isinstance(variable, keras.Variable) and variable.dtype == "float32" for variable in variables)
 
