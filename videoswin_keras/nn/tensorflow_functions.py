@@ -1,4 +1,4 @@
-"""What TensorFlow is told in its own words, so that it goes over memory once."""
+"""What TensorFlow is told in its own words, so that it goes over memory once, and holds it no longer than it must."""
 
 import contextlib
 import functools
