@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gradients import gradients_of, second_gradients_of
+from gradients import compiled, gradients_of, recording, second_gradients_of
 from keras import ops
 
 from videoswin_keras.nn import dot_product, pieces, windows
@@ -141,3 +141,31 @@ def test_low_precision(kinds, kept, dtype, monkeypatch):
         for found, reference in zip((outputs, *gradients(function)), (expected, *expected_gradients), strict=True):
             error = np.sqrt(np.mean((found - reference) ** 2) / np.mean(reference**2))
             assert error < {"bfloat16": 2**-7, "float16": 2**-10}[dtype]
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 2**20])
+@pytest.mark.parametrize("records_gradients", [True, False])
+@pytest.mark.usefixtures("processor")
+def test_attention_to_other_tokens(piece_bytes, records_gradients, monkeypatch):
+    monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": piece_bytes, "gpu": piece_bytes})
+    generator = np.random.default_rng(0)
+    query, key, value = (
+        generator.normal(size=(BATCH, tokens, HEADS * WIDTH)).astype("float32") for tokens in (6, 10, 10)
+    )
+    visible = np.arange(10) < [[4], [10]]
+    expected = np.zeros((BATCH, 6, HEADS, WIDTH))
+    for clip, head in np.ndindex(BATCH, HEADS):
+        part = np.s_[head * WIDTH : (head + 1) * WIDTH]
+        logits = query[clip, :, part].astype("float64") @ key[clip, visible[clip], part].T / np.sqrt(WIDTH)
+        weights = np.exp(logits)
+        expected[clip, :, head] = weights / weights.sum(axis=1, keepdims=True) @ value[clip, visible[clip], part]
+
+    @compiled
+    def attend(*arrays):
+        query, key, value, visible = map(ops.convert_to_tensor, arrays)
+        key, value = (dot_product.split_heads(x, HEADS) for x in (key, value))  # not contiguous on PyTorch
+        return dot_product.attend_to(query, key, value, visible, in_pieces=True)
+
+    with recording(records_gradients):
+        found = ops.convert_to_numpy(attend(query, key, value, visible))
+    np.testing.assert_allclose(found, expected.reshape(query.shape), atol=1e-6)

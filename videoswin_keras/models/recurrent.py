@@ -256,7 +256,7 @@ class RecurrentVideoSwin(Configured, keras.Model):
             2 · channels); gives a list of the outputs of `model`, and then of each memory its new slot and `filled`.
 
             For each memory, what is read of slots: takes (batch, slots, num_tokens, channels), and gives (batch,
-            slots, num_tokens, 2 · channels). Of slots that are not filled, any finite numbers do.
+            slots, num_tokens, 2 · channels). Of slots that are not filled, zeros do.
         """
         layers = list(self._layers_in_order())
         first = next(index for index, layer in enumerate(layers) if layer.name in self.memories)

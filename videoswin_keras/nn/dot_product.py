@@ -7,6 +7,7 @@ fused attention does on a GPU. The position bias rules out the fused ones: on Py
 Source: sections 3.1 and B of arXiv 2205.14135.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -96,7 +97,8 @@ def attend_to(query: Any, key: Any, value: Any, visible: Any, in_pieces: bool) -
         query: (batch, queries, channels), floating.
         key: (batch, heads, tokens, width), of the same dtype.
         value: The same.
-        visible: (batch, tokens), boolean. Where no token is, what is returned is finite and means nothing.
+        visible: (batch, tokens), boolean. Keys and values of the others must be of ordinary size, as zeros are. Where
+            no token is, what is returned is finite and means nothing.
         in_pieces: Whether to take a few heads at a time: for calls without gradients, where nothing is fused.
 
     Returns:
@@ -104,23 +106,43 @@ def attend_to(query: Any, key: Any, value: Any, visible: Any, in_pieces: bool) -
     """
     queries, channels = ops.shape(query)[1:]  # before they are split, for tf2onnx: see `windows.Tiling.join`
     query = split_heads(query, ops.shape(key)[1])
-    visible = ops.expand_dims(ops.expand_dims(visible, 1), 1)
-
-    def of_heads(query: Any, key: Any, value: Any, _: Any = None) -> Any:
-        # Not a bias: in a loop TensorFlow 2.21 fuses one of these dimensions with oneDNN, and returns empty tensors.
-        return _attended(ops.where(visible, _scaled_products(query, key), HIDDEN), value)
-
+    hidden = ops.cast(ops.where(visible, 0.0, HIDDEN), query.dtype)
     if keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
 
-        bias = ops.cast(ops.where(visible, 0.0, HIDDEN), query.dtype)
-        attended = torch_functions.attention(query, key, value, bias)
+        attended = torch_functions.attention_to_many(query, key, value, hidden)
     elif in_pieces:
+        of_heads = functools.partial(_attended_in_pieces, hidden)
         bytes_each = 4 * queries * ops.shape(key)[2]  # attention weights of a head
         attended = pieces.over_windows(of_heads, [query, key, value], None, bytes_each)
     else:
-        attended = of_heads(query, key, value)
+        attended = _attended_where(hidden, query, key, value)
     return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, queries, channels))
+
+
+def _attended_in_pieces(hidden: Any, query: Any, key: Any, value: Any, _: Any) -> Any:
+    """Attends as `_attended_where` does; on JAX a few queries at a time."""
+    if keras.backend.backend() != "jax":
+        return _attended_where(hidden, query, key, value)
+
+    def of_queries(query: Any, _: Any) -> Any:
+        return ops.swapaxes(_attended_where(hidden, ops.swapaxes(query, 1, 2), key, value), 1, 2)
+
+    heads, tokens = ops.shape(key)[1:3]
+    bytes_each = 8 * 4 * heads * tokens  # XLA goes over weights several times: they should fit the cache of one core
+    return ops.swapaxes(pieces.over_windows(of_queries, [ops.swapaxes(query, 1, 2)], None, bytes_each), 1, 2)
+
+
+def _attended_where(hidden: Any, query: Any, key: Any, value: Any) -> Any:
+    """Attends by explicit products; `hidden` (batch, tokens) is added to the logits, as one more channel of the keys.
+
+    That takes no pass over the logits, and as a bias TensorFlow 2.21 fuses it in a loop with oneDNN, and returns empty
+    tensors.
+    """
+    hidden = ops.expand_dims(ops.expand_dims(hidden, 1), 3)
+    query = ops.concatenate([query * ops.shape(query)[-1] ** -0.5, ops.ones_like(query[..., :1])], axis=-1)
+    key = ops.concatenate([key, ops.broadcast_to(hidden, (*ops.shape(key)[:-1], 1))], axis=-1)
+    return _attended(_product(query, _turned(key)), value)
 
 
 def split_heads(x: Any, heads: int) -> Any:
@@ -158,17 +180,13 @@ def _attended(logits: Any, value: Any, dropout_rate: float = 0.0, seed: Any = No
 
 def _logits(query: Any, key: Any, bias: Any, masks: Any) -> Any:
     """Returns (windows, heads, tokens, tokens)."""
-    logits = _scaled_products(query, key) + bias
+    logits = _product(query * ops.shape(query)[-1] ** -0.5, _turned(key)) + bias
     if masks is None:
         return logits
     count, heads, tokens, _ = shape = ops.shape(logits)
     kinds = ops.shape(masks)[0]
     logits = ops.reshape(logits, (count // kinds, kinds, heads, tokens, tokens))
     return ops.reshape(logits + ops.expand_dims(ops.cast(masks, logits.dtype), 1), shape)
-
-
-def _scaled_products(query: Any, key: Any) -> Any:
-    return _product(query * ops.shape(query)[-1] ** -0.5, _turned(key))
 
 
 def _product(one: Any, other: Any) -> Any:

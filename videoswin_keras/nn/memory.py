@@ -80,8 +80,8 @@ class FeedbackAttentionMemory(CompositeLayer):
 
     A cell of Keras's protocol: `state_size`, `get_initial_state`, and `call(inputs, states)`, which returns the
     output and the new states and keeps nothing. In `keras.layers.RNN` it needs `FlatMemoryCell`. What reads the queue
-    at every step can keep what `project` returned for each of its slots, and give it as `projected`, finite also for
-    slots that are not real; the queue is then its newest slot alone, and so is the new one.
+    at every step can keep what `project` returned for each of its slots, and give it as `projected`, zeros for slots
+    that are not real; the queue is then its newest slot alone, and so is the new one.
 
     Args:
         num_tokens: Integer. Tokens of a summary.
