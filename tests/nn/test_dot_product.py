@@ -144,9 +144,11 @@ def test_low_precision(kinds, kept, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 2**20])
+@pytest.mark.parametrize("is_on_cpu", [True, False])  # computed on a CPU, either way
 @pytest.mark.parametrize("records_gradients", [True, False])
 @pytest.mark.usefixtures("processor")
-def test_attention_to_other_tokens(piece_bytes, records_gradients, monkeypatch):
+def test_attention_to_other_tokens(piece_bytes, is_on_cpu, records_gradients, monkeypatch):
+    monkeypatch.setattr(pieces, "is_on_cpu", lambda _: is_on_cpu)
     monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": piece_bytes, "gpu": piece_bytes})
     generator = np.random.default_rng(0)
     query, key, value = (

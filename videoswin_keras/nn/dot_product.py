@@ -106,43 +106,45 @@ def attend_to(query: Any, key: Any, value: Any, visible: Any, in_pieces: bool) -
     """
     queries, channels = ops.shape(query)[1:]  # before they are split, for tf2onnx: see `windows.Tiling.join`
     query = split_heads(query, ops.shape(key)[1])
-    hidden = ops.cast(ops.where(visible, 0.0, HIDDEN), query.dtype)
     if keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
 
+        hidden = ops.cast(ops.where(visible, 0.0, HIDDEN), query.dtype)
         attended = torch_functions.attention_to_many(query, key, value, hidden)
     elif in_pieces:
-        of_heads = functools.partial(_attended_in_pieces, hidden)
+        of_heads = functools.partial(_attended_in_pieces, visible)
         bytes_each = 4 * queries * ops.shape(key)[2]  # attention weights of a head
         attended = pieces.over_windows(of_heads, [query, key, value], None, bytes_each)
     else:
-        attended = _attended_where(hidden, query, key, value)
+        attended = _attended_where(visible, query, key, value)
     return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, queries, channels))
 
 
-def _attended_in_pieces(hidden: Any, query: Any, key: Any, value: Any, _: Any) -> Any:
-    """Attends as `_attended_where` does; on JAX a few queries at a time."""
-    if keras.backend.backend() != "jax":
-        return _attended_where(hidden, query, key, value)
+def _attended_in_pieces(visible: Any, query: Any, key: Any, value: Any, _: Any) -> Any:
+    """Attends as `_attended_where` does; on JAX on a CPU a few queries at a time."""
+    if keras.backend.backend() != "jax" or not pieces.is_on_cpu(query):
+        return _attended_where(visible, query, key, value)
 
     def of_queries(query: Any, _: Any) -> Any:
-        return ops.swapaxes(_attended_where(hidden, ops.swapaxes(query, 1, 2), key, value), 1, 2)
+        return ops.swapaxes(_attended_where(visible, ops.swapaxes(query, 1, 2), key, value), 1, 2)
 
     heads, tokens = ops.shape(key)[1:3]
     bytes_each = 8 * 4 * heads * tokens  # XLA goes over weights several times: they should fit the cache of one core
     return ops.swapaxes(pieces.over_windows(of_queries, [ops.swapaxes(query, 1, 2)], None, bytes_each), 1, 2)
 
 
-def _attended_where(hidden: Any, query: Any, key: Any, value: Any) -> Any:
-    """Attends by explicit products; `hidden` (batch, tokens) is added to the logits, as one more channel of the keys.
-
-    That takes no pass over the logits, and as a bias TensorFlow 2.21 fuses it in a loop with oneDNN, and returns empty
-    tensors.
-    """
-    hidden = ops.expand_dims(ops.expand_dims(hidden, 1), 3)
-    query = ops.concatenate([query * ops.shape(query)[-1] ** -0.5, ops.ones_like(query[..., :1])], axis=-1)
-    key = ops.concatenate([key, ops.broadcast_to(hidden, (*ops.shape(key)[:-1], 1))], axis=-1)
-    return _attended(_product(query, _turned(key)), value)
+def _attended_where(visible: Any, query: Any, key: Any, value: Any) -> Any:
+    """Attends by explicit products to the tokens that are visible: (batch, tokens)."""
+    query = query * ops.shape(query)[-1] ** -0.5
+    if not pieces.is_on_cpu(query):
+        visible = ops.expand_dims(ops.expand_dims(visible, 1), 1)
+        return _attended(ops.where(visible, _product(query, _turned(key)), HIDDEN), value)
+    # What hides the others is one more channel of the keys: it takes no pass over the logits. As a bias TensorFlow 2.21
+    # fuses it in a loop with oneDNN, and returns empty tensors.
+    hidden = ops.expand_dims(ops.expand_dims(ops.where(visible, 0.0, HIDDEN), 1), 3)
+    hidden = ops.broadcast_to(ops.cast(hidden, key.dtype), (*ops.shape(key)[:-1], 1))
+    query = ops.concatenate([query, ops.ones_like(query[..., :1])], axis=-1)
+    return _attended(_product(query, _turned(ops.concatenate([key, hidden], axis=-1))), value)
 
 
 def split_heads(x: Any, heads: int) -> Any:
