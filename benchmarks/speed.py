@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 from common import OURS, ROOT, machine, write_table
+from tqdm import tqdm
 
 PEER, COMPILED = "torchvision", "torchvision compiled"
 
@@ -326,7 +327,7 @@ def main() -> None:
     )
     parser.add_argument("--backends", nargs="+", choices=OURS, default=installed)
     parser.add_argument("--compiled", action="store_true", help="also torchvision compiled (minutes on a CPU)")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="calls of each in turn (default: %(default)s)")
     parser.add_argument("--calls", type=int, default=1, help="in a round: more on a GPU (default: %(default)s)")
     parser.add_argument("--unit", choices=("processor", "wall"), default="processor", help="of the ratios")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder")
@@ -336,11 +337,14 @@ def main() -> None:
     if options.worker:
         worker(options.worker[0], Cell(**json.loads(options.worker[1])), int(options.worker[2]))
         return
+    cells = chosen(options.cells)
+    if not cells:
+        parser.error(f"--cells {' '.join(options.cells)}: no name has this in it; one is {all_cells()[0]}.")
     implementations = [PEER, *([COMPILED] if options.compiled else []), *options.backends]
     reports = []
-    for cell in chosen(options.cells):
+    for cell in tqdm(cells, "cells"):
         reports.append(measure(cell, implementations, options.rounds, options.calls))
-        print(table(reports[-1:], options.unit), flush=True)
+        tqdm.write(table(reports[-1:], options.unit))
         options.output.mkdir(parents=True, exist_ok=True)
         report = {"machine": machine(), "unit": options.unit, "reports": reports}
         (options.output / f"{options.name}.json").write_text(json.dumps(report, indent=1) + "\n")

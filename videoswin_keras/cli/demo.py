@@ -5,6 +5,7 @@ import shlex
 import shutil
 from pathlib import Path
 
+import keras
 import numpy as np
 
 HELP = "Draw synthetic videos of moving shapes, and a night of them, and classify them with the small model that ships."
@@ -35,8 +36,9 @@ def run(options: argparse.Namespace) -> int:
         path = folder / f"{motion.replace(' ', '_')}.mp4"
         write_video(path, moving_shape(number, SEED + number, frames=48, size=(128, 128)))
         videos.append(str(path))
+    program = f"KERAS_BACKEND={keras.backend.backend()} videoswin"
     chosen = ["--weights", WEIGHTS, "--top", "2"]
-    print(f"Drew {len(videos)} videos. Now: videoswin classify {folder}/*.mp4 {' '.join(chosen)}\n", flush=True)
+    print(f"Drew {len(videos)} videos. Now: {program} classify {folder}/*.mp4 {' '.join(chosen)}\n", flush=True)
     code = main(["classify", *videos, *chosen])
 
     night = folder / "moving_shapes_night" / "night.mp4"
@@ -45,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     write_video(night, moving_shapes_recording(night_bouts(), SEED), NIGHT_RATE)
     command = ["stream", str(night), "--weights", WEIGHTS, "--fps", str(NIGHT_RATE), "--start", "2026-11-20 21:55"]
     command += ["--out", str(night.parent / "results")]
-    print(f"\nDrew a night of a quarter of an hour. Now: videoswin {shlex.join(command)}\n", flush=True)
+    print(f"\nDrew a night of a quarter of an hour. Now: {program} {shlex.join(command)}\n", flush=True)
     if streamed := main(command):
         return streamed
     print(f"\nIts hypnogram: {night.parent / 'results' / 'night' / 'report.png'}")
