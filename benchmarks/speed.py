@@ -342,9 +342,10 @@ def main() -> None:
         parser.error(f"--cells {' '.join(options.cells)}: no name has this in it; one is {all_cells()[0]}.")
     implementations = [PEER, *([COMPILED] if options.compiled else []), *options.backends]
     reports = []
-    for cell in tqdm(cells, "cells"):
+    for cell in tqdm(cells, "cells", disable=None):
         reports.append(measure(cell, implementations, options.rounds, options.calls))
         tqdm.write(table(reports[-1:], options.unit))
+        sys.stdout.flush()
         options.output.mkdir(parents=True, exist_ok=True)
         report = {"machine": machine(), "unit": options.unit, "reports": reports}
         (options.output / f"{options.name}.json").write_text(json.dumps(report, indent=1) + "\n")

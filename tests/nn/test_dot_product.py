@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from gradients import compiled, gradients_of, recording, second_gradients_of
+from gradients import compiled, gradients_of, second_gradients_of
 from keras import ops
 
 from videoswin_keras.nn import dot_product, pieces, windows
@@ -145,9 +145,8 @@ def test_low_precision(kinds, kept, dtype, monkeypatch):
 
 @pytest.mark.parametrize("piece_bytes", [1, 2**20])
 @pytest.mark.parametrize("is_on_cpu", [True, False])  # computed on a CPU, either way
-@pytest.mark.parametrize("records_gradients", [True, False])
-@pytest.mark.usefixtures("processor")
-def test_attention_to_other_tokens(piece_bytes, is_on_cpu, records_gradients, monkeypatch):
+@pytest.mark.parametrize("in_pieces", [True, False])
+def test_attention_to_other_tokens(piece_bytes, is_on_cpu, in_pieces, monkeypatch):
     monkeypatch.setattr(pieces, "is_on_cpu", lambda _: is_on_cpu)
     monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": piece_bytes, "gpu": piece_bytes})
     generator = np.random.default_rng(0)
@@ -166,8 +165,7 @@ def test_attention_to_other_tokens(piece_bytes, is_on_cpu, records_gradients, mo
     def attend(*arrays):
         query, key, value, visible = map(ops.convert_to_tensor, arrays)
         key, value = (dot_product.split_heads(x, HEADS) for x in (key, value))  # not contiguous on PyTorch
-        return dot_product.attend_to(query, key, value, visible, in_pieces=True)
+        return dot_product.attend_to(query, key, value, visible, in_pieces=in_pieces)
 
-    with recording(records_gradients):
-        found = ops.convert_to_numpy(attend(query, key, value, visible))
+    found = ops.convert_to_numpy(attend(query, key, value, visible))
     np.testing.assert_allclose(found, expected.reshape(query.shape), atol=1e-6)

@@ -7,7 +7,6 @@ fused attention does on a GPU. The position bias rules out the fused ones: on Py
 Source: sections 3.1 and B of arXiv 2205.14135.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -97,8 +96,8 @@ def attend_to(query: Any, key: Any, value: Any, visible: Any, in_pieces: bool) -
         query: (batch, queries, channels), floating.
         key: (batch, heads, tokens, width), of the same dtype.
         value: The same.
-        visible: (batch, tokens), boolean. Keys and values of the others must be of ordinary size, as zeros are. Where
-            no token is, what is returned is finite and means nothing.
+        visible: (batch, tokens), boolean. Keys and values of the others must be finite, and their products with
+            queries far below 3e4. Where no token is, what is returned is finite and means nothing.
         in_pieces: Whether to take a few heads at a time: for calls without gradients, where nothing is fused.
 
     Returns:
@@ -109,28 +108,18 @@ def attend_to(query: Any, key: Any, value: Any, visible: Any, in_pieces: bool) -
     if keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
 
-        hidden = ops.cast(ops.where(visible, 0.0, HIDDEN), query.dtype)
-        attended = torch_functions.attention_to_many(query, key, value, hidden)
+        bias = ops.cast(ops.where(ops.expand_dims(ops.expand_dims(visible, 1), 1), 0.0, HIDDEN), query.dtype)
+        attended = torch_functions.attention(query, key, value, bias)
     elif in_pieces:
-        of_heads = functools.partial(_attended_in_pieces, visible)
+
+        def of_heads(query: Any, key: Any, value: Any, _: Any) -> Any:
+            return _attended_where(visible, query, key, value)
+
         bytes_each = 4 * queries * ops.shape(key)[2]  # attention weights of a head
         attended = pieces.over_windows(of_heads, [query, key, value], None, bytes_each)
     else:
         attended = _attended_where(visible, query, key, value)
     return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, queries, channels))
-
-
-def _attended_in_pieces(visible: Any, query: Any, key: Any, value: Any, _: Any) -> Any:
-    """Attends as `_attended_where` does; on JAX on a CPU a few queries at a time."""
-    if keras.backend.backend() != "jax" or not pieces.is_on_cpu(query):
-        return _attended_where(visible, query, key, value)
-
-    def of_queries(query: Any, _: Any) -> Any:
-        return ops.swapaxes(_attended_where(visible, ops.swapaxes(query, 1, 2), key, value), 1, 2)
-
-    heads, tokens = ops.shape(key)[1:3]
-    bytes_each = 8 * 4 * heads * tokens  # XLA goes over weights several times: they should fit the cache of one core
-    return ops.swapaxes(pieces.over_windows(of_queries, [ops.swapaxes(query, 1, 2)], None, bytes_each), 1, 2)
 
 
 def _attended_where(visible: Any, query: Any, key: Any, value: Any) -> Any:

@@ -1,7 +1,6 @@
 """What PyTorch is told in its own words: fused functions, and gradients that keep no more than they need."""
 
 import functools
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -98,24 +97,6 @@ def product_of_turned(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Returns fused attention; without a copy of `bias`, where it broadcasts and needs no gradient."""
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-
-
-def attention_to_many(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, hidden: torch.Tensor
-) -> torch.Tensor:
-    """Returns attention to so many tokens that its products count; `hidden` (batch, tokens) is added to the logits.
-
-    PyTorch's fused attention multiplies as `product` does.
-    """
-    if not (takes_onednn(query) and _has_avx512()) or torch.is_grad_enabled():
-        return attention(query, key, value, hidden[:, None, None])
-    scaled = query * query.shape[-1] ** -0.5
-    attended = torch.empty_like(query)
-    for place in itertools.product(*map(range, query.shape[:2])):  # a head of a clip
-        q, k, v = (x[place].contiguous() for x in (scaled, key, value))  # oneDNN copies slices a hundred times slower
-        weights = onednn_linear(q, k, hidden[place[0]]).softmax(-1)
-        attended[place] = onednn_linear(weights, v.t(), None)
-    return attended
 
 
 def add_to_some(x: torch.Tensor, branch: Callable, is_kept: torch.Tensor, scale: float) -> torch.Tensor:
