@@ -1,6 +1,5 @@
 """Outputs and gradients of a training step, the same way on every backend."""
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -27,15 +26,6 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
         return tf.function(function)
     return function
-
-
-def recording(on: bool) -> contextlib.AbstractContextManager:
-    """Makes PyTorch record gradients, or not."""
-    if keras.backend.backend() != "torch":
-        return contextlib.nullcontext()
-    import torch
-
-    return torch.set_grad_enabled(on)
 
 
 def gradients_of(function: Callable[..., Any], *arrays: np.ndarray) -> list[np.ndarray]:

@@ -14,12 +14,3 @@ def emulated(request, monkeypatch):
 
         dtypes = frozenset([torch.bfloat16, torch.float16] if request.param else [])
         monkeypatch.setattr(torch_functions, "_emulated", lambda: dtypes)
-
-
-@pytest.fixture(params=[True, False] if keras.backend.backend() == "torch" else [False])
-def processor(request, monkeypatch):
-    """On PyTorch, with and without AVX-512: which library multiplies depends on it, not what it may use."""
-    if keras.backend.backend() == "torch":
-        from videoswin_keras.nn import torch_functions
-
-        monkeypatch.setattr(torch_functions, "_has_avx512", lambda: request.param)

@@ -1,11 +1,12 @@
 """Dense layers with and without GELU against double precision."""
 
+import contextlib
 import math
 
 import keras
 import numpy as np
 import pytest
-from gradients import compiled, gradients_of, outputs_and_gradients, recording
+from gradients import compiled, gradients_of, outputs_and_gradients
 from keras import ops
 
 from videoswin_keras.nn.linear import linear, linear_gelu
@@ -164,3 +165,21 @@ def test_quantized():
     layer.quantize("int8")
     x = ops.ones((2, 5))
     np.testing.assert_allclose(ops.convert_to_numpy(linear(layer, x)), ops.convert_to_numpy(layer(x)), atol=1e-6)
+
+
+@pytest.fixture(params=[True, False] if keras.backend.backend() == "torch" else [False])
+def processor(request, monkeypatch):
+    """On PyTorch, with and without AVX-512: which library multiplies depends on it, not what it may use."""
+    if keras.backend.backend() == "torch":
+        from videoswin_keras.nn import torch_functions
+
+        monkeypatch.setattr(torch_functions, "_has_avx512", lambda: request.param)
+
+
+def recording(on):
+    """Makes PyTorch record gradients, or not."""
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
+    import torch
+
+    return torch.set_grad_enabled(on)
