@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import keras
 import numpy as np
 import pandas
 import pytest
@@ -175,7 +176,9 @@ def test_convert(tmp_path, capsys):
 
 def test_demo(tmp_path, capsys):
     assert main(["demo", "--output", str(tmp_path / "new" / "folder")]) == 0
-    classified, streamed = capsys.readouterr().out.split("\n\nDrew a night")
+    printed = capsys.readouterr().out
+    assert printed.count(f"Now: KERAS_BACKEND={keras.backend.backend()} videoswin ") == 2
+    classified, streamed = printed.split("\n\nDrew a night")
     lines = classified.splitlines()[2:]
     paths, best = lines[::3], [line.split("%  ")[1] for line in lines[1::3]]
     assert [path.rsplit("/", 1)[1] for path in paths] == [f"{motion.replace(' ', '_')}.mp4" for motion in best]

@@ -1,5 +1,8 @@
 """The attention of windows against plain numpy, its own gradient against that of plain operations."""
 
+import functools
+
+import keras
 import numpy as np
 import pytest
 from gradients import compiled, gradients_of, second_gradients_of
@@ -143,29 +146,70 @@ def test_low_precision(kinds, kept, dtype, monkeypatch):
             assert error < {"bfloat16": 2**-7, "float16": 2**-10}[dtype]
 
 
+QUERIES, VISIBLE = 6, np.arange(TOKENS) < [[4], [TOKENS]]
+
+
+def other_tokens():
+    generator = np.random.default_rng(0)
+    shapes = [(BATCH, tokens, HEADS * WIDTH) for tokens in (QUERIES, TOKENS, TOKENS)]
+    return [generator.normal(size=shape).astype("float32") for shape in shapes]
+
+
+def by_hand_to_other_tokens(query, key, value):
+    """One clip and one head at a time, in float64, of the tokens that are visible alone."""
+    outputs = np.zeros((BATCH, QUERIES, HEADS * WIDTH))
+    query, key, value = (x.astype("float64") for x in (query, key, value))
+    for clip, head in np.ndindex(BATCH, HEADS):
+        part, visible = np.s_[head * WIDTH : (head + 1) * WIDTH], VISIBLE[clip]
+        logits = query[clip, :, part] @ key[clip, visible, part].T / np.sqrt(WIDTH)
+        weights = np.exp(logits)
+        outputs[clip, :, part] = weights / weights.sum(axis=1, keepdims=True) @ value[clip, visible, part]
+    return outputs
+
+
+def attend_to(query, key, value, in_pieces=False):
+    key, value = (dot_product.split_heads(x, HEADS) for x in (key, value))  # not contiguous on PyTorch
+    return dot_product.attend_to(query, key, value, ops.convert_to_tensor(VISIBLE), in_pieces)
+
+
 @pytest.mark.parametrize("piece_bytes", [1, 2**20])
 @pytest.mark.parametrize("is_on_cpu", [True, False])  # computed on a CPU, either way
 @pytest.mark.parametrize("in_pieces", [True, False])
 def test_attention_to_other_tokens(piece_bytes, is_on_cpu, in_pieces, monkeypatch):
     monkeypatch.setattr(pieces, "is_on_cpu", lambda _: is_on_cpu)
     monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": piece_bytes, "gpu": piece_bytes})
-    generator = np.random.default_rng(0)
-    query, key, value = (
-        generator.normal(size=(BATCH, tokens, HEADS * WIDTH)).astype("float32") for tokens in (6, 10, 10)
-    )
-    visible = np.arange(10) < [[4], [10]]
-    expected = np.zeros((BATCH, 6, HEADS, WIDTH))
-    for clip, head in np.ndindex(BATCH, HEADS):
-        part = np.s_[head * WIDTH : (head + 1) * WIDTH]
-        logits = query[clip, :, part].astype("float64") @ key[clip, visible[clip], part].T / np.sqrt(WIDTH)
-        weights = np.exp(logits)
-        expected[clip, :, head] = weights / weights.sum(axis=1, keepdims=True) @ value[clip, visible[clip], part]
+    arrays, function = other_tokens(), functools.partial(attend_to, in_pieces=in_pieces)
+    for attend in (function, compiled(function)):
+        found = ops.convert_to_numpy(attend(*map(ops.convert_to_tensor, arrays)))
+        np.testing.assert_allclose(found, by_hand_to_other_tokens(*arrays), atol=1e-6)
 
-    @compiled
-    def attend(*arrays):
-        query, key, value, visible = map(ops.convert_to_tensor, arrays)
-        key, value = (dot_product.split_heads(x, HEADS) for x in (key, value))  # not contiguous on PyTorch
-        return dot_product.attend_to(query, key, value, visible, in_pieces=in_pieces)
 
-    found = ops.convert_to_numpy(attend(query, key, value, visible))
-    np.testing.assert_allclose(found, expected.reshape(query.shape), atol=1e-6)
+@pytest.mark.parametrize("is_on_cpu", [True, False])
+def test_gradients_of_attention_to_other_tokens(is_on_cpu, monkeypatch):
+    monkeypatch.setattr(pieces, "is_on_cpu", lambda _: is_on_cpu)
+    arrays = other_tokens()
+    sought = np.random.default_rng(1).normal(size=arrays[0].shape).astype("float32")
+    found = gradients_of(lambda *x: ops.sum(ops.convert_to_tensor(sought) * attend_to(*x)), *arrays)
+    for place, gradient in enumerate(found):  # by finite differences of what is computed by hand
+        expected = np.zeros(gradient.shape)
+        for index in np.ndindex(gradient.shape):
+            arguments, differences = [x.astype("float64") for x in arrays], []
+            for step in (1e-4, -2e-4):
+                arguments[place][index] += step
+                differences.append((sought * by_hand_to_other_tokens(*arguments)).sum())
+            expected[index] = (differences[0] - differences[1]) / 2e-4
+        np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("is_on_cpu", [True, False])
+@pytest.mark.parametrize("in_pieces", [True, False])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.usefixtures("emulated")
+def test_low_precision_of_attention_to_other_tokens(is_on_cpu, in_pieces, dtype, monkeypatch):
+    monkeypatch.setattr(pieces, "is_on_cpu", lambda _: is_on_cpu)
+    arrays = [ops.convert_to_numpy(ops.cast(ops.cast(x, dtype), "float32")) for x in other_tokens()]
+    found = attend_to(*(ops.cast(x, dtype) for x in arrays), in_pieces=in_pieces)
+    assert keras.backend.standardize_dtype(found.dtype) == dtype
+    expected = by_hand_to_other_tokens(*arrays)
+    error = ops.convert_to_numpy(ops.cast(found, "float32")) - expected
+    assert np.sqrt(np.mean(error**2) / np.mean(expected**2)) < {"bfloat16": 2**-7, "float16": 2**-10}[dtype]
