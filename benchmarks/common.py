@@ -33,7 +33,42 @@ def machine() -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "cores": os.cpu_count(),
         "processor": processor(),
+        **({"GPU": name} if (name := gpu()) else {}),
         **versions,
+    }
+
+
+def gpu() -> str:
+    """Returns the name of NVIDIA's GPUs; nothing where there is none."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return "; ".join(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def peak_gpu_bytes(backend: str) -> int:
+    """Returns the most memory that tensors of this process took on a GPU; 0 without one."""
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    if backend == "jax":
+        import jax
+
+        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    return 0
+
+
+def environment(backend: str, policy: str) -> dict[str, str]:
+    """Returns the variables of a process in which float32 means float32 on a GPU as well, not TF32."""
+    return {
+        **os.environ,
+        "KERAS_BACKEND": backend,
+        "JAX_DEFAULT_MATMUL_PRECISION": "highest" if policy == "float32" else "default",
+        "NVIDIA_TF32_OVERRIDE": "0",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
 
 
@@ -91,9 +126,9 @@ def in_each_backend(script: str, measure: Callable[[int], dict[str, Any]], round
         return None
     found = {}
     for backend in options.backends:
-        environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
         command = [sys.executable, script, "--worker", "--rounds", str(options.rounds)]
-        result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        variables = environment(backend, "float32")
+        result = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True)
         line = next(line for line in result.stdout.splitlines() if line.startswith("found: "))
         found[backend] = json.loads(line.removeprefix("found: "))
     options.output.mkdir(parents=True, exist_ok=True)

@@ -4,14 +4,12 @@
     python benchmarks/long_stream.py pico     24 hours of 64 × 64 pixels at 2 frames per second, a small model with one
 
 The video is drawn and encoded first, and read back from its file. Memory is that of the whole process on Linux: the
-resident set after each result, and the most it has ever been, within the computation too; on a GPU of PyTorch's also
-what its allocator has reserved. Growth is that of the most.
+resident set after each result, and the most it has ever been, within the computation too; on a GPU also the most that
+tensors took there. Growth is that of the most.
 """
 
 import argparse
-import datetime
 import json
-import platform
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from common import machine, peak_gpu_bytes
 from tqdm import tqdm
 
 from videoswin_keras import RecurrentVideoSwin, VideoSwinT, from_checkpoint
@@ -61,14 +60,6 @@ def forget_the_highest() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def gpu_mb() -> float | None:
-    if keras.backend.backend() != "torch":
-        return None
-    import torch
-
-    return torch.cuda.memory_reserved() / 2**20 if torch.cuda.is_available() else None
-
-
 def measure(case: str, hours: float) -> dict[str, Any]:
     settings = CASES[case]
     fps, side = settings["fps"], settings["side"]
@@ -96,7 +87,9 @@ def measure(case: str, hours: float) -> dict[str, Any]:
             for number, result in enumerate(run.results()):
                 bar.update(round(result.end) - bar.n)
                 if number % every == 0:
-                    samples.append((result.end, time.monotonic() - began, *memory_mb(), gpu_mb()))
+                    samples.append(
+                        (result.end, time.monotonic() - began, *memory_mb(), peak_gpu_bytes(keras.backend.backend()))
+                    )
         run.finish()
         _, after_files = memory_mb()
     _, seconds, _, highest, gpu = zip(*samples, strict=True)
@@ -110,10 +103,9 @@ def measure(case: str, hours: float) -> dict[str, Any]:
         "peak at the end, MB": round(highest[-1], 1),
         "growth": round(highest[-1] / first_minute[-1] - 1, 4),
         "peak after writing the files, MB": round(after_files, 1),
-        "gpu growth": None if gpu[0] is None else round(max(gpu) / gpu[len(first_minute) - 1] - 1, 4),
+        "gpu growth": round(gpu[-1] / gpu[len(first_minute) - 1] - 1, 4) if gpu[0] else None,
         "backend": keras.backend.backend(),
-        "versions": f"keras {keras.version()}, python {platform.python_version()}",
-        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
         "samples (hours, MB now, MB at most)": [
             (round(end / 3600, 4), round(now, 1), round(most, 1)) for end, _, now, most, _ in samples
         ],

@@ -5,20 +5,20 @@
 
 Clips are 32 × 224 × 224, batch 1, mixed bfloat16; training with rematerialisation, of sequences of 1 and of 4 clips.
 The stream is 450 steps: 30 minutes at 2 frames per second, a clip every 8 frames. Measured is what the backend's
-allocator held at most; the context and the libraries of CUDA (some hundred megabytes) come on top.
+tensors took at most; the context and the libraries of CUDA (some hundred megabytes) and what the allocator keeps
+besides come on top.
 """
 
 import argparse
-import datetime
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+from common import ROOT, environment, machine, peak_gpu_bytes
+from tqdm import tqdm
 
-ROOT = Path(__file__).parent.parent
 BACKENDS = ("torch", "jax")
 SIZES = ("tiny", "small")
 MODES = ("inference", "training, 1 clip", "training, 4 clips")
@@ -30,18 +30,6 @@ PUBLISHED = {
     ("small", "training, 1 clip"): "7–9",
 }
 STEPS = 450
-
-
-def peak_gb(backend: str) -> float | None:
-    """Returns the most memory that was held since the start; None without a GPU."""
-    if backend == "torch":
-        import torch
-
-        return torch.cuda.max_memory_reserved() / 1e9 if torch.cuda.is_available() else None
-    import jax
-
-    statistics = jax.devices()[0].memory_stats()
-    return statistics["peak_bytes_in_use"] / 1e9 if statistics else None
 
 
 def worker(size: str, mode: str, steps: int) -> None:
@@ -68,23 +56,25 @@ def worker(size: str, mode: str, steps: int) -> None:
         for index in range(steps):
             _, *state = step.predict_on_batch([clip, *state])
             if index == min(30, steps - 1):  # past the length of the queue
-                after_warm_up = peak_gb(backend)
-    print(json.dumps({"peak": peak_gb(backend), "after warm-up": after_warm_up}))
+                after_warm_up = peak_gpu_bytes(backend) / 1e9
+    print(json.dumps({"peak": peak_gpu_bytes(backend) / 1e9, "after warm-up": after_warm_up}))
 
 
 def run(backend: str, size: str, mode: str, steps: int) -> dict[str, float | None]:
-    environment = {**os.environ, "KERAS_BACKEND": backend, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     command = [sys.executable, __file__, "--worker", size, mode, "--steps", str(steps)]
-    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    variables = environment(backend, "mixed_bfloat16")
+    result = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def table(backends: list[str], steps: int) -> str:
+def table(backends: list[str], sizes: list[str], steps: int) -> str:
     def shown(value: float | None) -> str:
-        return "not yet measured" if value is None else f"{value:.2f}"
+        return f"{value:.2f}" if value else "not yet measured"
 
     lines = [
-        f"## Peak GPU memory in GB, {datetime.date.today().isoformat()}",
+        "## Peak GPU memory in GB",
+        "",
+        f"{', '.join(f'{name} {value}' for name, value in machine().items())}.",
         "",
         "32 × 224 × 224, batch 1, mixed bfloat16, training with rematerialisation.",
         "",
@@ -92,14 +82,13 @@ def table(backends: list[str], steps: int) -> str:
         f"|---|---|{'---|' * len(backends)}---|",
     ]
     growth = []
-    for size in SIZES:
-        for mode in MODES:
-            found = {backend: run(backend, size, mode, steps) for backend in backends}
-            peaks = " | ".join(shown(found[backend]["peak"]) for backend in backends)
-            lines.append(f"| {size} with a memory | {mode} | {peaks} | {PUBLISHED.get((size, mode), '')} |")
-            for backend, one in found.items():
-                if one["peak"] and one["after warm-up"]:
-                    growth.append(f"{size} on {backend} {one['peak'] / one['after warm-up'] - 1:.2%}")
+    for size, mode in tqdm([(size, mode) for size in sizes for mode in MODES], "cases", disable=None):
+        found = {backend: run(backend, size, mode, steps) for backend in backends}
+        peaks = " | ".join(shown(found[backend]["peak"]) for backend in backends)
+        lines.append(f"| {size} with a memory | {mode} | {peaks} | {PUBLISHED.get((size, mode), '')} |")
+        for backend, one in found.items():
+            if one["peak"] and one["after warm-up"]:
+                growth.append(f"{size} on {backend} {one['peak'] / one['after warm-up'] - 1:.2%}")
     lines += ["", f"Growth over {steps} steps of a stream: {', '.join(growth) or 'not yet measured'}."]
     return "\n".join(lines)
 
@@ -107,6 +96,7 @@ def table(backends: list[str], steps: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--steps", type=int, default=STEPS, help="of the stream (default: %(default)s)")
     parser.add_argument("--output", type=Path, help="file to append the table to")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
@@ -114,7 +104,7 @@ def main() -> None:
     if options.worker:
         worker(*options.worker, options.steps)
         return
-    text = table(options.backends, options.steps)
+    text = table(options.backends, options.sizes, options.steps)
     print(text)
     if options.output:
         with options.output.open("a", encoding="utf-8") as file:

@@ -9,20 +9,15 @@ clips. Logits have unit spread. Each backend runs in a process of its own, on th
 """
 
 import argparse
-import datetime
 import importlib.util
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
-
-ROOT = Path(__file__).parent.parent
-BACKENDS = ("torch", "jax", "tensorflow")
+from common import OURS, ROOT, environment, machine
 
 
 def worker(folder: Path, prefixes: list[str], policy: str) -> None:
@@ -57,29 +52,22 @@ def describe(backend: str) -> dict[str, str]:
 
 
 def run(backend: str, folder: Path, prefixes: list[str], policy: str) -> None:
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": backend,
-        "NVIDIA_TF32_OVERRIDE": "0",  # float32 means float32
-        "JAX_DEFAULT_MATMUL_PRECISION": "highest" if policy == "float32" else "default",
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-    }
     command = [sys.executable, __file__, "--worker", str(folder), "--policy", policy, "--cases", *prefixes]
-    subprocess.run(command, env=environment, check=True)
+    subprocess.run(command, env=environment(backend, policy), check=True)
 
 
 def table(folder: Path, backends: list[str], prefixes: list[str], policy: str) -> str:
     """Returns the results as Markdown."""
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-    import keras
     import reference
 
+    on = machine()
     found = {backend: dict(np.load(folder / f"{backend}.npz")) for backend in backends}
     ran_on = {backend: json.loads((folder / f"{backend}.json").read_text()) for backend in backends}
     heads = [f"{backend} {ran_on[backend]['version']}, {ran_on[backend]['device']}" for backend in backends]
     lines = [
-        f"{policy}, {datetime.date.today()}, Keras {keras.version()}, Python {platform.python_version()}, "
-        f"{platform.machine()}. Largest difference of a logit from the official code in float64; "
+        f"{policy}, {on['date']}, Keras {on['keras']}, Python {on['python']}, {on['processor']}. "
+        "Largest difference of a logit from the official code in float64; "
         "in brackets, of how many clips the five best classes are the same five.",
         "",
         "| case | " + " | ".join(heads) + " | between backends |",
@@ -102,10 +90,10 @@ def best(logits: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    installed = [backend for backend in BACKENDS if importlib.util.find_spec(backend)]
+    installed = [backend for backend in OURS if importlib.util.find_spec(backend)]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=["nano", "swin_tiny"], help="beginnings of case names")
-    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=installed)
+    parser.add_argument("--backends", nargs="+", choices=OURS, default=installed)
     parser.add_argument("--policy", default="float32", help="dtype policy of the model (default: float32)")
     parser.add_argument("--output", type=Path, help="also append the table to this file")
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)

@@ -8,10 +8,7 @@ a memory one clip at a time, and the same in batches. The first round warms up a
 """
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from common import machine
 from tqdm import tqdm
 
 from videoswin_keras import VideoSwinT
@@ -69,9 +67,7 @@ def measure(batch_size: int, clips: int, rounds: int) -> dict[str, Any]:
         "with a memory over without, time": ratio(single, alone),
         "batched over one by one, clips per second": ratio(single, batched),
         "backend": keras.backend.backend(),
-        "cores": os.cpu_count(),
-        "versions": f"keras {keras.version()}, python {platform.python_version()}",
-        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
     }
 
 

@@ -5,6 +5,8 @@
     python benchmarks/speed.py --cells "tiny, inference" --rounds 9
     python benchmarks/speed.py --cells gpu --compiled --unit wall --calls 10 --backends torch jax --name speed_gpu
 
+(--compiled: of inference alone, as torchvision's training would take minutes to compile.)
+
 Each implementation runs in a process of its own, in which the other backends cannot be imported: Keras imports JAX
 wherever it is installed, and most have one backend. All of them are built and warmed up first; then they take turns,
 one call each, so that whatever else the machine does falls on all alike. The ratio of a round is one call's processor
@@ -21,13 +23,14 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import OURS, ROOT, machine, write_table
+from common import OURS, ROOT, environment, machine, peak_gpu_bytes, write_table
 from tqdm import tqdm
 
 PEER, COMPILED = "torchvision", "torchvision compiled"
@@ -101,7 +104,6 @@ DEFAULT = (
 GPU = (
     *(Cell("tiny", "inference", batch=batch, dtype="bfloat16") for batch in (1, 8, 32)),
     Cell("tiny", "inference", batch=8),
-    Cell("base", "inference", batch=8, dtype="bfloat16"),
     *(Cell("tiny", "training", batch=8, dtype="bfloat16", remat=remat) for remat in (False, True)),
 )
 
@@ -115,7 +117,7 @@ def worker(implementation: str, cell: Cell, calls: int) -> None:
     """Builds and warms up, says "ready"; then for each line that comes makes `calls` calls and says what they took."""
     clips = np.random.default_rng(0).normal(size=(cell.batch, cell.frames, cell.side, cell.side, 3)).astype("float32")
     make = ours if implementation in OURS else torchvision
-    call, gpu_bytes = make(cell, clips, implementation == COMPILED)
+    call, backend = make(cell, clips, implementation == COMPILED)
     for _ in range(2):
         call()
     say({"ready": True})
@@ -125,7 +127,7 @@ def worker(implementation: str, cell: Cell, calls: int) -> None:
             call()
         say({"wall": (time.perf_counter() - wall) / calls, "processor": (time.process_time() - processor) / calls})
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        say({"peak_mb": peak, "gpu_mb": gpu_bytes() / 2**20})
+        say({"peak_mb": peak, "gpu_mb": peak_gpu_bytes(backend) / 2**20})
 
 
 def say(what: dict[str, Any]) -> None:
@@ -142,11 +144,12 @@ def ours(cell: Cell, clips: np.ndarray, _: bool) -> tuple:
     build = {"tiny": VideoSwinT, "small": VideoSwinS, "base": VideoSwinB}[cell.size]
     policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[cell.dtype]
     model = build(clips.shape[1:], num_classes=400, use_rematerialization=cell.remat, dtype=policy)
+    inputs = keras.ops.convert_to_tensor(clips)  # on the GPU, where there is one, as torchvision's
     if cell.mode == "inference":
-        return lambda: model.predict_on_batch(clips), gpu_bytes_of(keras.backend.backend())
+        return lambda: model.predict_on_batch(inputs), keras.backend.backend()
     model.compile(AdamW(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    classes = np.zeros(len(clips), "int32")
-    return lambda: model.train_on_batch(clips, classes), gpu_bytes_of(keras.backend.backend())
+    classes = keras.ops.zeros(len(clips), "int32")
+    return lambda: model.train_on_batch(inputs, classes), keras.backend.backend()
 
 
 def torchvision(cell: Cell, clips: np.ndarray, is_compiled: bool) -> tuple:
@@ -158,16 +161,16 @@ def torchvision(cell: Cell, clips: np.ndarray, is_compiled: bool) -> tuple:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = {"tiny": peers.swin3d_t, "small": peers.swin3d_s, "base": peers.swin3d_b}[cell.size]().to(device)
     forward = torch.compile(model) if is_compiled else model
-    inputs = torch.from_numpy(np.ascontiguousarray(clips.transpose(0, 4, 1, 2, 3)))
+    inputs = torch.from_numpy(np.ascontiguousarray(clips.transpose(0, 4, 1, 2, 3))).to(device)
     lowered = torch.autocast(device, torch.bfloat16, enabled=cell.dtype == "bfloat16")
     if cell.mode == "inference":
         model.eval()
 
         def infer() -> None:
             with torch.inference_mode(), lowered:
-                forward(inputs.to(device)).float().cpu().numpy()
+                forward(inputs).float().cpu().numpy()
 
-        return infer, gpu_bytes_of("torch")
+        return infer, "torch"
     model.train()
     if cell.remat:
         for block in (block for stage in model.features[::2] for block in stage):
@@ -177,26 +180,13 @@ def torchvision(cell: Cell, clips: np.ndarray, is_compiled: bool) -> tuple:
 
     def train() -> None:
         with lowered:
-            loss = torch.nn.functional.cross_entropy(forward(inputs.to(device)).float(), classes)
+            loss = torch.nn.functional.cross_entropy(forward(inputs).float(), classes)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         loss.item()
 
-    return train, gpu_bytes_of("torch")
-
-
-def gpu_bytes_of(backend: str) -> Any:
-    """Returns a function that gives the most memory the backend's allocator has held on a GPU; 0 without one."""
-    if backend == "torch":
-        import torch
-
-        return lambda: torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    if backend == "jax":
-        import jax
-
-        return lambda: (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
-    return lambda: 0
+    return train, "torch"
 
 
 # --- in the process that compares ------------------------------------------------------------------------------------
@@ -206,15 +196,14 @@ class Process:
     """An implementation in a process of its own, ready to be timed."""
 
     def __init__(self, implementation: str, cell: Cell, calls: int):
-        environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        environment["KERAS_BACKEND"] = implementation if implementation in OURS else "torch"
         command = [sys.executable, __file__, "--worker", implementation, json.dumps(asdict(cell)), str(calls)]
+        self.complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self.pipes = subprocess.Popen(
             command,
-            env=environment,
+            env=environment(implementation if implementation in OURS else "torch", cell.dtype),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.complaints,
             text=True,
         )
         self.rounds: list[dict[str, float]] = []
@@ -224,7 +213,10 @@ class Process:
         for line in self.pipes.stdout or ():
             if line.startswith("speed: "):
                 return json.loads(line.removeprefix("speed: "))
-        raise RuntimeError(f"{self.pipes.args} ended with code {self.pipes.wait()}")
+        code = self.pipes.wait()
+        self.complaints.seek(0)
+        last = "".join(self.complaints.readlines()[-3:])
+        raise RuntimeError(f"ended with code {code}: {last.strip()}")
 
     def run(self) -> None:
         assert self.pipes.stdin
@@ -243,9 +235,7 @@ def measure(cell: Cell, implementations: list[str], rounds: int, calls: int) -> 
                 try:
                     step(process)
                 except (RuntimeError, OSError) as error:  # not enough memory, or nothing that compiles
-                    if name == PEER:
-                        raise
-                    print(f"{name}: {error}", file=sys.stderr)
+                    tqdm.write(f"{cell}, {name}: {error}", file=sys.stderr)
                     processes.pop(name).pipes.kill()
     finally:
         for process in processes.values():
@@ -268,13 +258,15 @@ def table(reports: list[dict[str, Any]], unit: str) -> str:
         found, cells = report["found"], []
         for name in names:
             if name not in found:
-                cells.append("failed")
+                cells.append("failed or not run")
                 continue
             seconds = statistics.median(one["wall"] for one in found[name]["rounds"])
             memory = found[name]["gpu_mb"] or found[name]["peak_mb"]
             text = f"{seconds:.3g} s, {memory:,.0f} MB"
             if name != PEER:
                 over = ratios(found, name, unit)
+                if unit != "wall":
+                    text = f"wall {statistics.median(ratios(found, name, 'wall')):.2f}, {text}"
                 text = f"**{statistics.median(over):.2f}** ({over[0]:.2f}–{over[-1]:.2f}); {text}"
             cells.append(text)
         lines.append(f"| {Cell(**report['cell'])} | {' | '.join(cells)} |")
@@ -287,20 +279,19 @@ def draw(reports: list[dict[str, Any]], unit: str, path: Path) -> None:
 
     figure = Figure(figsize=(10, 1.2 + 0.45 * len(reports)), layout="constrained")
     time_axes, memory_axes = figure.subplots(1, 2, sharey=True)
-    names = [name for name in reports[0]["found"] if name != PEER and all(name in one["found"] for one in reports)]
+    names = list(dict.fromkeys(name for report in reports for name in report["found"] if name != PEER))
     for place, name in enumerate(names):
-        rows = [row + 0.15 * (place - (len(names) - 1) / 2) for row in range(len(reports))]
-        over = [ratios(report["found"], name, unit) for report in reports]
+        measured = {row: report["found"] for row, report in enumerate(reports) if name in report["found"]}
+        rows = [row + 0.15 * (place - (len(names) - 1) / 2) for row in measured]
+        over = [ratios(found, name, unit) for found in measured.values()]
         middle = [statistics.median(one) for one in over]
         spread = [
             [m - one[0] for m, one in zip(middle, over, strict=True)],
             [one[-1] - m for m, one in zip(middle, over, strict=True)],
         ]
         time_axes.errorbar(middle, rows, xerr=spread, fmt="o", label=name)
-        memory = "gpu_mb" if reports[0]["found"][name]["gpu_mb"] else "peak_mb"
-        memory_axes.plot(
-            [report["found"][name][memory] / report["found"][PEER][memory] for report in reports], rows, "o"
-        )
+        memory = "gpu_mb" if reports[0]["found"][PEER]["gpu_mb"] else "peak_mb"
+        memory_axes.plot([found[name][memory] / found[PEER][memory] for found in measured.values()], rows, "o")
     for axes, title in ((time_axes, f"{unit} time"), (memory_axes, "peak memory")):
         axes.axvline(1, color="grey", linewidth=1)
         axes.set_xlim(left=0)
@@ -340,21 +331,29 @@ def main() -> None:
     cells = chosen(options.cells)
     if not cells:
         parser.error(f"--cells {' '.join(options.cells)}: no name has this in it; one is {all_cells()[0]}.")
-    implementations = [PEER, *([COMPILED] if options.compiled else []), *options.backends]
-    reports = []
+    reports, failures = [], 0
+    options.output.mkdir(parents=True, exist_ok=True)
     for cell in tqdm(cells, "cells", disable=None):
-        reports.append(measure(cell, implementations, options.rounds, options.calls))
+        peers = [PEER, *([COMPILED] if options.compiled and cell.mode == "inference" else [])]
+        report = measure(cell, [*peers, *options.backends], options.rounds, options.calls)
+        if PEER not in report["found"]:  # nothing to compare with
+            failures += 1
+            continue
+        reports.append(report)
         tqdm.write(table(reports[-1:], options.unit))
         sys.stdout.flush()
-        options.output.mkdir(parents=True, exist_ok=True)
-        report = {"machine": machine(), "unit": options.unit, "reports": reports}
-        (options.output / f"{options.name}.json").write_text(json.dumps(report, indent=1) + "\n")
-    what = (
-        f"A call's {options.unit} time over that of torchvision, {options.rounds} times in turn: median (least–most). "
-        "Then its wall time, and the peak memory of the process, or of the GPU."
-    )
-    write_table(options.output / f"{options.name}.md", what, table(reports, options.unit))
-    draw(reports, options.unit, options.output / f"{options.name}.png")
+        whole = {"machine": machine(), "unit": options.unit, "reports": reports}
+        (options.output / f"{options.name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+    if reports:
+        what = (
+            f"A call's {options.unit} time over that of torchvision, {options.rounds} times in turn: median "
+            "(least–most). Then its wall time, over torchvision's and in seconds, and the peak memory of the process, "
+            "or of the GPU."
+        )
+        write_table(options.output / f"{options.name}.md", what, table(reports, options.unit))
+        draw(reports, options.unit, options.output / f"{options.name}.png")
+    if failures:
+        sys.exit(f"torchvision failed in {failures} of {len(cells)} cells, which are not in the table: see above.")
 
 
 if __name__ == "__main__":

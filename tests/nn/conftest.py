@@ -4,6 +4,18 @@ import keras
 import pytest
 
 
+@pytest.fixture
+def float64():
+    """JAX has it only where it is enabled."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        with jax.enable_x64(True):
+            yield
+    else:
+        yield
+
+
 @pytest.fixture(params=[False, True] if keras.backend.backend() == "torch" else [False])
 def emulated(request, monkeypatch):
     """With and, on PyTorch, without products of half precision in the processor."""

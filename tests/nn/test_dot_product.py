@@ -53,12 +53,37 @@ def test_outputs(kinds, monkeypatch):
         np.testing.assert_allclose(ops.convert_to_numpy(in_training), expected, atol=2e-6)
 
 
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("kept", [0, dot_product.KEPT_BYTES])
+def test_double_precision(kept, monkeypatch):
+    monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)
+    qkv, bias, regions = inputs(WINDOWS)
+    expected, (qkv, bias) = by_hand(qkv, bias, regions), (x.astype("float64") for x in (qkv, bias))
+    seam, tensors = seam_of(regions), [ops.convert_to_tensor(x) for x in (qkv, bias)]
+    for found in (
+        dot_product.attend(*tensors, seam.masks(seam.kinds)),
+        dot_product.attend_in_training(*tensors, seam),
+    ):
+        np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=1e-13)
+    rounded = [x.astype("float32") for x in (qkv, bias)]
+
+    def loss(qkv, bias):
+        return ops.sum(ops.square(dot_product.attend_in_training(qkv, bias, seam)))
+
+    for found, wide in zip(gradients_of(loss, *rounded), gradients_of(loss, qkv, bias), strict=True):
+        assert wide.dtype == "float64"
+        assert 1e-9 < np.abs(found - wide).max() < 1e-4  # in float32 they differ, and wide ones are not rounded
+        assert np.abs(wide - wide.astype("float32")).max() > 1e-9
+
+
 WEIGHTS_BYTES = 4 * BATCH * WINDOWS * HEADS * TOKENS**2
 
 
+@pytest.mark.parametrize("is_on_cpu", [True, False])  # computed on a CPU, either way
 @pytest.mark.parametrize("kinds", [0, 1, WINDOWS])
 @pytest.mark.parametrize(("kept", "piece_windows"), [(WEIGHTS_BYTES, None), (0, None), (0, 1)])
-def test_gradients(kinds, kept, piece_windows, monkeypatch):
+def test_gradients(is_on_cpu, kinds, kept, piece_windows, monkeypatch):
+    monkeypatch.setattr(pieces, "is_on_cpu", lambda _: is_on_cpu)
     monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)
     monkeypatch.setattr(pieces, "piece_length", lambda *_: piece_windows)
     qkv, bias, regions = inputs(kinds)
@@ -173,7 +198,7 @@ def attend_to(query, key, value, in_pieces=False):
 
 
 @pytest.mark.parametrize("piece_bytes", [1, 2**20])
-@pytest.mark.parametrize("is_on_cpu", [True, False])  # computed on a CPU, either way
+@pytest.mark.parametrize("is_on_cpu", [True, False])
 @pytest.mark.parametrize("in_pieces", [True, False])
 def test_attention_to_other_tokens(piece_bytes, is_on_cpu, in_pieces, monkeypatch):
     monkeypatch.setattr(pieces, "is_on_cpu", lambda _: is_on_cpu)

@@ -181,6 +181,24 @@ def test_float8_anywhere_is_never_skipped(filters, monkeypatch):
     assert skippable == [False, False]
 
 
+@pytest.mark.parametrize("filters", ["qkv", "mlp_projection"])
+def test_float8_trains_as_it_does_without_rematerialisation(filters):
+    x = np.random.default_rng(0).normal(size=(2, 2, 3, 3, 8)).astype("float32")
+
+    def trained(use_rematerialization):
+        keras.utils.set_random_seed(0)
+        block = VideoSwinBlock(2, (2, 3, 3), use_rematerialization=use_rematerialization)
+        model = keras.Sequential([keras.Input(x.shape[1:]), block])
+        model.quantize("float8", filters=filters)
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        for _ in range(3):
+            model.train_on_batch(x, x[::-1])
+        return model.get_weights()
+
+    for found, expected in zip(trained(True), trained(False), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_stochastic_depth_of_no_samples():
     block = VideoSwinBlock(2, (2, 3, 3), drop_path_rate=0.5)
     assert block(ops.zeros((0, 2, 3, 3, 8)), training=True).shape == (0, 2, 3, 3, 8)

@@ -132,27 +132,27 @@ def test_bfloat16(shape, outputs, most, use_bias):
 
 
 @pytest.mark.parametrize("rows", [64, 49])
-def test_bfloat16_of_what_is_turned(rows):
+def test_bfloat16_of_what_is_transposed(rows):
     """XLA folds such transposes into a product that then fails when it runs."""
     layer = dense(False, "mixed_bfloat16", 64, 96)
     generator = np.random.default_rng(0)
     kernel, one, other = (generator.integers(-1, 2, shape).astype("float32") for shape in ((64, 96), *2 * [(64, rows)]))
     layer.set_weights([kernel])
 
-    def of_turned(one, other):
+    def of_transposed(one, other):
         one, other = (ops.transpose(ops.cast(ops.convert_to_tensor(x), "bfloat16")) for x in (one, other))
         return linear(layer, ops.where(one > 0, one, other))
 
-    found = ops.convert_to_numpy(ops.cast(compiled(of_turned)(one, other), "float32"))
+    found = ops.convert_to_numpy(ops.cast(compiled(of_transposed)(one, other), "float32"))
     np.testing.assert_array_equal(found, np.where(one > 0, one, other).T @ kernel)
 
     sought = generator.normal(size=(96, rows))
 
-    def turned_afterwards(x):
+    def transposed_afterwards(x):
         outputs = ops.cast(ops.transpose(linear(layer, ops.cast(x, "bfloat16"))), "float32")
         return ops.sum(ops.softmax(outputs / 8) * ops.convert_to_tensor(sought, "float32"))
 
-    (found,) = gradients_of(compiled(turned_afterwards), one.T)
+    (found,) = gradients_of(compiled(transposed_afterwards), one.T)
     weights = np.exp((one.T @ kernel).T / 8)
     weights /= weights.sum(-1, keepdims=True)
     d_outputs = weights * (sought - (weights * sought).sum(-1, keepdims=True)) / 8

@@ -140,7 +140,7 @@ class RecurrentVideoSwin(Configured, keras.Model):
             output, (queue, filled) = memory(tokens, [queue, filled], training=training)
             return output, queue, filled
 
-        if training and _backbone(self.model).arguments["use_rematerialization"]:
+        if training and _backbone(self.model).arguments["use_rematerialization"] and not memory.is_float8:
             remember = remat(remember)
 
         def advance(index: Any, queue: Any, filled: Any) -> tuple:

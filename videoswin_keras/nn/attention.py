@@ -11,6 +11,7 @@ from videoswin_keras.nn import dot_product, pieces, random, windows
 from videoswin_keras.nn.composite import CompositeLayer
 from videoswin_keras.nn.initializers import RandomNormal
 from videoswin_keras.nn.linear import linear
+from videoswin_keras.nn.pointwise import widened
 
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")
@@ -105,8 +106,7 @@ class WindowAttention(CompositeLayer):
             raise ValueError(f"A window of {self.window_size} has {most} tokens. Received: {tokens} tokens.")
         index = windows.relative_position_index(self.window_size, tokens, ops)
         # Half precision is gathered up to nine times slower on PyTorch, and its gradients would be summed in it.
-        wide = keras.backend.result_type(self.compute_dtype, "float32")
-        table = ops.transpose(ops.cast(self.relative_position_bias_table, wide))
+        table = ops.transpose(widened(self.relative_position_bias_table))
         return ops.cast(ops.take(table, index, axis=1), self.compute_dtype)
 
     def call(

@@ -28,6 +28,11 @@ def restore_policies(layer: keras.layers.Layer, policies: dict[str, Any]) -> Non
 class CompositeLayer(keras.layers.Layer):
     """A layer made of layers, all of them created in `build`."""
 
+    @property
+    def is_float8(self) -> bool:
+        """Whether a layer within multiplies in float8: by one scale for all tokens, which its gradient updates."""
+        return any(inner.quantization_mode == "float8" for inner in self._flatten_layers(include_self=False))
+
     def get_build_config(self) -> dict | None:
         config = super().get_build_config()
         policies = quantized_policies(self)

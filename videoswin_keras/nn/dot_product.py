@@ -15,6 +15,7 @@ from keras import ops
 
 from videoswin_keras.nn import pieces, random, windows
 from videoswin_keras.nn.gradients import with_gradients
+from videoswin_keras.nn.pointwise import widened
 
 HIDDEN = -3e4  # exp of it is 0, and float16 holds it
 KEPT_BYTES = 16 * 2**20  # of a block's attention weights, counted as float32: up to which training keeps them
@@ -127,13 +128,13 @@ def _attended_where(visible: Any, query: Any, key: Any, value: Any) -> Any:
     query = query * ops.shape(query)[-1] ** -0.5
     if not pieces.is_on_cpu(query):
         visible = ops.expand_dims(ops.expand_dims(visible, 1), 1)
-        return _attended(ops.where(visible, _product(query, _turned(key)), HIDDEN), value)
+        return _attended(ops.where(visible, _product(query, _transposed(key)), HIDDEN), value)
     # What hides the others is one more channel of the keys: it takes no pass over the logits. As a bias TensorFlow 2.21
     # fuses it in a loop with oneDNN, and returns empty tensors.
     hidden = ops.expand_dims(ops.expand_dims(ops.where(visible, 0.0, HIDDEN), 1), 3)
     hidden = ops.broadcast_to(ops.cast(hidden, key.dtype), (*ops.shape(key)[:-1], 1))
     query = ops.concatenate([query, ops.ones_like(query[..., :1])], axis=-1)
-    return _attended(_product(query, _turned(ops.concatenate([key, hidden], axis=-1))), value)
+    return _attended(_product(query, _transposed(ops.concatenate([key, hidden], axis=-1))), value)
 
 
 def split_heads(x: Any, heads: int) -> Any:
@@ -148,16 +149,16 @@ def weights_bytes(bias: Any) -> Any:
 
 
 def _gradients(qkv: Any, weights: Any, upstream: Any) -> tuple[Any, Any]:
-    """Returns the gradients of `qkv`, and in float32 of the bias."""
+    """Returns the gradients of `qkv`, and at least in float32 of the bias."""
     query, key, value = _split(qkv, weights)
     upstream = split_heads(upstream, ops.shape(weights)[1])
-    d_value = _product_of_turned(ops.cast(weights, value.dtype), upstream)
-    d_logits = _through_softmax(_product_with_turned(upstream, value), weights)
-    d_bias = ops.cast(_sum_over_windows(d_logits), "float32")
+    d_value = _product_of_transposed(ops.cast(weights, value.dtype), upstream)
+    d_logits = _through_softmax(_product_with_transposed(upstream, value), weights)
+    d_bias = _sum_over_windows(d_logits)
     d_logits = ops.cast(d_logits, qkv.dtype)
     scale = ops.shape(query)[-1] ** -0.5
     d_query = ops.cast(_product(d_logits, key * scale), qkv.dtype)
-    d_key = _product_of_turned(d_logits, query * scale)
+    d_key = _product_of_transposed(d_logits, query * scale)
     d_qkv = ops.stack([ops.transpose(x, (0, 2, 1, 3)) for x in (d_query, d_key, d_value)], axis=2)
     return ops.reshape(d_qkv, ops.shape(qkv)), d_bias
 
@@ -171,7 +172,7 @@ def _attended(logits: Any, value: Any, dropout_rate: float = 0.0, seed: Any = No
 
 def _logits(query: Any, key: Any, bias: Any, masks: Any) -> Any:
     """Returns (windows, heads, tokens, tokens)."""
-    logits = _product(query * ops.shape(query)[-1] ** -0.5, _turned(key)) + bias
+    logits = _product(query * ops.shape(query)[-1] ** -0.5, _transposed(key)) + bias
     if masks is None:
         return logits
     count, heads, tokens, _ = shape = ops.shape(logits)
@@ -189,22 +190,22 @@ def _product(one: Any, other: Any) -> Any:
     return _matmul(one, other)
 
 
-def _product_with_turned(one: Any, other: Any) -> Any:
+def _product_with_transposed(one: Any, other: Any) -> Any:
     """Returns one · otherᵀ; of bfloat16 on JAX on a CPU in float32."""
     if pieces.multiplies_in_float32(one, one.dtype):
         from videoswin_keras.nn import jax_functions
 
-        return jax_functions.product_with_turned(one, other)
-    return _matmul(one, _turned(other))
+        return jax_functions.product_with_transposed(one, other)
+    return _matmul(one, _transposed(other))
 
 
-def _product_of_turned(one: Any, other: Any) -> Any:
+def _product_of_transposed(one: Any, other: Any) -> Any:
     """Returns oneᵀ · other, of the same dtype."""
     if pieces.multiplies_in_float32(one, one.dtype):
         from videoswin_keras.nn import jax_functions
 
-        return jax_functions.product_of_turned(one, other)
-    return _matmul(_turned(one), other)
+        return jax_functions.product_of_transposed(one, other)
+    return _matmul(_transposed(one), other)
 
 
 def _matmul(one: Any, other: Any) -> Any:
@@ -219,12 +220,12 @@ def _matmul(one: Any, other: Any) -> Any:
 def _weights(logits: Any) -> tuple[Any, Any]:
     """Returns attention weights of the same shape, and what they are to be divided by or None.
 
-    They are float32; on PyTorch, whose functions compute in it and round once, of the dtype of `logits`.
+    They are at least float32; on PyTorch, whose functions compute in it and round once, of the dtype of `logits`.
     """
     if keras.backend.backend() == "torch":
         return ops.softmax(logits, axis=-1), None
     dtype = keras.backend.standardize_dtype(logits.dtype)
-    logits = ops.cast(logits, "float32")
+    logits = widened(logits)
     if keras.backend.backend() != "jax" or dtype == "float16":
         return ops.softmax(logits, axis=-1), None
     weights = ops.exp(logits - ops.stop_gradient(ops.max(logits, axis=-1, keepdims=True)))
@@ -244,16 +245,18 @@ def _through_softmax(gradient: Any, weights: Any) -> Any:
         from videoswin_keras.nn import torch_functions
 
         return torch_functions.softmax_backward(gradient, weights)
-    weights = ops.cast(weights, "float32")
-    gradient = weights * ops.cast(gradient, "float32")
+    weights = widened(weights)
+    gradient = weights * widened(gradient)
     return gradient - weights * ops.sum(gradient, axis=-1, keepdims=True)
 
 
 def _sum_over_windows(x: Any) -> Any:
-    """Sums over the first axis, as a product: XLA's own sum is eighty times slower on a CPU."""
-    count, *shape = ops.shape(x)
+    """Sums over the first axis, at least in float32."""
+    if not pieces.is_on_cpu(x):
+        return ops.sum(widened(x), axis=0)
+    count, *shape = ops.shape(x)  # as a product: XLA's own sum is eighty times slower on a CPU
     flat = ops.reshape(x, (count, math.prod(shape)))
-    return ops.reshape(_matmul(ops.ones((1, count), x.dtype), flat), shape)
+    return widened(ops.reshape(_matmul(ops.ones((1, count), x.dtype), flat), shape))
 
 
 def _split(qkv: Any, bias: Any) -> tuple[Any, Any, Any]:
@@ -271,5 +274,5 @@ def _joined(x: Any, qkv: Any) -> Any:
     return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (batch, count, tokens, channels // 3))
 
 
-def _turned(x: Any) -> Any:
+def _transposed(x: Any) -> Any:
     return ops.transpose(x, (0, 1, 3, 2))

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import keras
 
+from videoswin_keras.nn.pointwise import widened
+
 LONG = 1.0  # seconds
 
 
@@ -82,8 +84,8 @@ def _linear_gradients(operands: tuple, upstream: jax.Array) -> tuple:
     upstream = jax.lax.optimization_barrier(upstream)
     inputs, rows = (matrix.reshape(-1, matrix.shape[-1]) for matrix in (x, upstream))
     return (
-        wide_product(upstream, turned(kernel)).astype(x.dtype),
-        product_of_turned(inputs, rows).astype(kernel.dtype),
+        wide_product(upstream, transposed(kernel)).astype(x.dtype),
+        product_of_transposed(inputs, rows).astype(kernel.dtype),
         None if bias is None else rows.sum(0),
     )
 
@@ -101,16 +103,15 @@ def _layer_normalization_gradients(epsilon: float, kept: tuple, upstream: jax.Ar
     """Sums are products with ones: XLA's own would take a CPU four times longer with what they are sums of."""
     x, scale = kept
     channels = x.shape[-1]
-    wide = keras.backend.result_type(x.dtype, "float32")
-    rows, upstream = (matrix.reshape(-1, channels).astype(wide) for matrix in (x, upstream))
-    mean = jnp.full((channels, 1), 1 / channels, wide)
+    rows, upstream = (widened(matrix.reshape(-1, channels)) for matrix in (x, upstream))
+    mean = jnp.full((channels, 1), 1 / channels, rows.dtype)
     scaled_mean = mean * scale[:, None]
     centred = rows - rows @ mean
     inverse = jax.lax.rsqrt(jnp.square(centred) @ mean + epsilon)
     normal = centred * inverse
     d_scale = upstream * normal
     d_x = inverse * (upstream * scale - upstream @ scaled_mean - normal * (d_scale @ scaled_mean))
-    total = jnp.ones(rows.shape[0], wide)
+    total = jnp.ones(rows.shape[0], rows.dtype)
     return (
         d_x.reshape(x.shape).astype(x.dtype),
         (total @ d_scale).astype(scale.dtype),
@@ -125,26 +126,26 @@ layer_normalization.defvjp(
 
 
 def wide_product(one: jax.Array, other: jax.Array) -> jax.Array:
-    """Returns one · other in float32: of bfloat16, with neither turned, in half the time on a CPU."""
+    """Returns one · other in float32: of bfloat16, with neither transposed, in half the time on a CPU."""
     return jnp.matmul(one, other, preferred_element_type=jnp.float32)
 
 
-def product_with_turned(one: jax.Array, other: jax.Array) -> jax.Array:
+def product_with_transposed(one: jax.Array, other: jax.Array) -> jax.Array:
     """Returns one · otherᵀ of bfloat16 in float32."""
     one, other = jax.lax.optimization_barrier((one, other))
-    return wide_product(one, turned(other))
+    return wide_product(one, transposed(other))
 
 
-def product_of_turned(one: jax.Array, other: jax.Array) -> jax.Array:
-    """Returns oneᵀ · other, of bfloat16; the smaller of the two is turned."""
+def product_of_transposed(one: jax.Array, other: jax.Array) -> jax.Array:
+    """Returns oneᵀ · other, of bfloat16; the smaller of the two is transposed."""
     one, other = jax.lax.optimization_barrier((one, other))
     if one.shape[-1] <= other.shape[-1]:
-        return wide_product(turned(one), other).astype(one.dtype)
-    return turned(wide_product(turned(other), one).astype(one.dtype))
+        return wide_product(transposed(one), other).astype(one.dtype)
+    return transposed(wide_product(transposed(other), one).astype(one.dtype))
 
 
-def turned(x: jax.Array) -> jax.Array:
-    """Returns the transposes of matrices: written so that XLA makes them, and does not multiply by turned matrices."""
+def transposed(x: jax.Array) -> jax.Array:
+    """Returns the transposes of matrices: written so that XLA makes them before it multiplies."""
     *batch, rows, columns = x.shape
     return x.reshape(1, -1, rows, columns).transpose(1, 3, 0, 2).reshape(*batch, columns, rows)
 

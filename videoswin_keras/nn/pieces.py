@@ -64,7 +64,10 @@ def is_on_cpu(x: Any) -> bool:
 
 
 def multiplies_in_float32(x: Any, dtype: Any) -> bool:
-    """Whether products of `dtype` are faster in float32, of matrices that are not turned: bfloat16 on JAX on a CPU."""
+    """Whether products of `dtype` with a float32 result are faster, of matrices that are not transposed.
+
+    They are of bfloat16 on JAX on a CPU.
+    """
     is_bfloat16 = keras.backend.standardize_dtype(dtype) == "bfloat16"
     return keras.backend.backend() == "jax" and is_bfloat16 and is_on_cpu(x)
 

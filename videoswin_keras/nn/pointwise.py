@@ -39,5 +39,10 @@ def _gelu(x: Any) -> Any:
     """Not by the complementary error function, as JAX and TensorFlow do, which is slower on a CPU."""
     if keras.backend.backend() == "torch":
         return ops.gelu(x, approximate=False)
-    wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    wide = widened(x)
     return ops.cast(0.5 * wide * (1 + ops.erf(wide * 0.5**0.5)), x.dtype)
+
+
+def widened(x: Any) -> Any:
+    """Returns `x` in float32, or in float64 where that is what it is."""
+    return x if keras.backend.standardize_dtype(x.dtype) == "float64" else ops.cast(x, "float32")

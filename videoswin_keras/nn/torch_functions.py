@@ -58,7 +58,7 @@ class OneDnnLinear(torch.autograd.Function):
         rows = gradient.reshape(-1, gradient.shape[-1])
         return (
             linear(gradient, kernel.t(), None) if needs_x else None,
-            product_of_turned(x.reshape(-1, x.shape[-1]), rows) if needs_kernel else None,
+            product_of_transposed(x.reshape(-1, x.shape[-1]), rows) if needs_kernel else None,
             rows.sum(0) if needs_bias else None,
         )
 
@@ -84,7 +84,7 @@ def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     return one @ other
 
 
-def product_of_turned(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def product_of_transposed(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Returns oneᵀ · other, matrices (rows, …) that oneDNN can multiply."""
     # oneDNN was no faster than PyTorch's own without AVX-512; it takes no empty matrices and has no second derivatives.
     if not _has_avx512() or not len(one) or torch.is_grad_enabled():
@@ -95,7 +95,7 @@ def product_of_turned(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Returns fused attention; without a copy of `bias`, where it broadcasts and needs no gradient."""
+    """Returns fused attention, of a bias that broadcasts and needs no gradient."""
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
