@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from contract import check_layer
-from gradients import outputs_and_gradients, set_seeds
+from gradients import gradients_of, outputs_and_gradients, second_gradients_of, set_seeds
 from keras import ops
 
 from videoswin_keras import (
@@ -179,6 +179,26 @@ def test_float8_anywhere_is_never_skipped(filters, monkeypatch):
     monkeypatch.setattr(random, "residual", residual)
     model(np.zeros((1, 2, 3, 3, 8), "float32"), training=True)
     assert skippable == [False, False]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_second_derivatives(training):
+    """Against finite differences of the gradient: half its square changes by the Hessian times it."""
+    x = np.random.default_rng(0).normal(size=(1, 2, 3, 3, 8)).astype("float32")
+    block = VideoSwinBlock(2, (2, 3, 3))
+    block.build(x.shape)
+
+    def loss(x):
+        return ops.sum(ops.square(block(x, training=training)))
+
+    if training and keras.backend.backend() == "tensorflow":
+        with pytest.raises(NotImplementedError):
+            second_gradients_of(loss, x)
+        return
+    (slope,), (found,) = gradients_of(loss, x), second_gradients_of(loss, x)
+    ahead, behind = (gradients_of(loss, x + step * slope)[0] for step in (1e-3, -1e-3))
+    expected = (ahead - behind) / 2e-3
+    np.testing.assert_allclose(found, expected, atol=0.01 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("filters", ["qkv", "mlp_projection"])

@@ -34,7 +34,8 @@ class VideoSwinBlock(CompositeLayer):
         **kwargs: `name`, `dtype`, …, as for every Keras layer.
 
     Input and output: (batch, frames, height, width, channels), floating, of any size: sides that are no multiples
-    of the window are padded within, and a side shorter than the window gets a window of its own length.
+    of the window are padded within, and a side shorter than the window gets a window of its own length. In training
+    there are no forward-mode derivatives (`jvp`), and on TensorFlow no second ones.
 
     Example:
 
