@@ -78,6 +78,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="that count (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder")
     options = parser.parse_args()
+    if options.clips % options.batch_size:  # what is left would be computed as a whole batch
+        parser.error(f"--clips must be a multiple of --batch-size, {options.batch_size}. Received: {options.clips}.")
     report = measure(options.batch_size, options.clips, options.rounds)
     options.output.mkdir(parents=True, exist_ok=True)
     with replacing(options.output / f"recording_path_{report['backend']}.json") as temporary:
