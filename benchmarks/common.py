@@ -83,6 +83,13 @@ def processor() -> str:
     return f"{name[1] if name else platform.machine()} {widest}".strip()
 
 
+def positive(text: str) -> int:
+    """Returns the number that an argument of the command line is."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, received {number}")
+    return number
+
+
 def write_table(path: Path, what: str, table: str) -> None:
     """Writes a table as Markdown, and prints it: what it shows, and on what that was measured."""
     where = ", ".join(f"{name} {value}" for name, value in machine().items())
@@ -117,7 +124,7 @@ def in_each_backend(script: str, measure: Callable[[int], dict[str, Any]], round
         description=sys.modules["__main__"].__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--backends", nargs="+", choices=OURS, default=installed)
-    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--rounds", type=positive, default=rounds)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

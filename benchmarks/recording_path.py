@@ -16,7 +16,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from common import machine
+from common import machine, positive
 from tqdm import tqdm
 
 from videoswin_keras import VideoSwinT
@@ -73,9 +73,9 @@ def measure(batch_size: int, clips: int, rounds: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-size", type=int, default=4, help="clips at once (default: %(default)s)")
-    parser.add_argument("--clips", type=int, default=8, help="of each stream and round (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="that count (default: %(default)s)")
+    parser.add_argument("--batch-size", type=positive, default=4, help="clips at once (default: %(default)s)")
+    parser.add_argument("--clips", type=positive, default=8, help="of each stream and round (default: %(default)s)")
+    parser.add_argument("--rounds", type=positive, default=5, help="that count (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder")
     options = parser.parse_args()
     if options.clips % options.batch_size:  # what is left would be computed as a whole batch

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import OURS, ROOT, environment, machine, peak_gpu_bytes, write_table
+from common import OURS, ROOT, environment, machine, peak_gpu_bytes, positive, write_table
 from tqdm import tqdm
 
 PEER, COMPILED = "torchvision", "torchvision compiled"
@@ -107,7 +107,7 @@ GPU = (
     *(Cell("tiny", "training", batch=8, dtype="bfloat16", remat=remat) for remat in (False, True)),
 )
 
-SETS = {"default": DEFAULT, "gpu": GPU}
+SETS = {"default": DEFAULT, "gpu": GPU, "all": tuple(all_cells())}
 
 
 # --- in the process of one implementation ---------------------------------------------------------------------------
@@ -226,8 +226,8 @@ class Process:
         self.peaks = self.hear()
 
 
-def measure(cell: Cell, implementations: list[str], rounds: int, calls: int) -> dict[str, Any]:
-    """Returns what each implementation took in each round, and its peak memory."""
+def measure(cell: Cell, implementations: list[str], rounds: int, calls: int, bar: tqdm) -> dict[str, Any]:
+    """Returns what each implementation took in each round, and its peak memory; the warm-up is one step of `bar`."""
     processes = {name: Process(name, cell, calls) for name in implementations}
     try:
         for step in (Process.hear, *[Process.run] * rounds):  # they warm up together, to save time
@@ -237,6 +237,7 @@ def measure(cell: Cell, implementations: list[str], rounds: int, calls: int) -> 
                 except (RuntimeError, OSError) as error:  # not enough memory, or nothing that compiles
                     tqdm.write(f"{cell}, {name}: {error}", file=sys.stderr)
                     processes.pop(name).pipes.kill()
+            bar.update()
     finally:
         for process in processes.values():
             process.pipes.kill()
@@ -304,10 +305,15 @@ def draw(reports: list[dict[str, Any]], unit: str, path: Path) -> None:
 
 
 def chosen(names: list[str]) -> list[Cell]:
-    if len(names) == 1 and names[0] in SETS:
-        return list(SETS[names[0]])
-    cells = all_cells()
-    return [cell for cell in cells if "all" in names or any(name in str(cell) for name in names)]
+    """Returns the cells of sets, and those with a name in theirs; × may be an x, and ² left out."""
+
+    def plain(text: str) -> str:
+        return text.replace("×", "x").replace("²", "")
+
+    found: dict[Cell, None] = {}  # in order
+    for name in names:
+        found |= dict.fromkeys(SETS.get(name) or [cell for cell in all_cells() if plain(name) in plain(str(cell))])
+    return list(found)
 
 
 def main() -> None:
@@ -318,8 +324,8 @@ def main() -> None:
     )
     parser.add_argument("--backends", nargs="+", choices=OURS, default=installed)
     parser.add_argument("--compiled", action="store_true", help="also torchvision compiled (minutes on a CPU)")
-    parser.add_argument("--rounds", type=int, default=5, help="calls of each in turn (default: %(default)s)")
-    parser.add_argument("--calls", type=int, default=1, help="in a round: more on a GPU (default: %(default)s)")
+    parser.add_argument("--rounds", type=positive, default=5, help="calls of each in turn (default: %(default)s)")
+    parser.add_argument("--calls", type=positive, default=1, help="in a round: more on a GPU (default: %(default)s)")
     parser.add_argument("--unit", choices=("processor", "wall"), default="processor", help="of the ratios")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder")
     parser.add_argument("--name", default="speed_cpu", help="of the files (default: %(default)s)")
@@ -330,12 +336,14 @@ def main() -> None:
         return
     cells = chosen(options.cells)
     if not cells:
-        parser.error(f"--cells {' '.join(options.cells)}: no name has this in it; one is {all_cells()[0]}.")
+        sets = ", ".join(SETS)
+        parser.error(f"--cells takes {sets}, or a part of a name like '{all_cells()[0]}'. Received: {options.cells}.")
     reports, failures = [], 0
     options.output.mkdir(parents=True, exist_ok=True)
-    for cell in tqdm(cells, "cells", disable=None):
+    bar = tqdm(desc="rounds", total=len(cells) * (1 + options.rounds), disable=None)
+    for cell in cells:
         peers = [PEER, *([COMPILED] if options.compiled and cell.mode == "inference" else [])]
-        report = measure(cell, [*peers, *options.backends], options.rounds, options.calls)
+        report = measure(cell, [*peers, *options.backends], options.rounds, options.calls, bar)
         if PEER not in report["found"]:  # nothing to compare with
             failures += 1
             continue
@@ -344,6 +352,7 @@ def main() -> None:
         sys.stdout.flush()
         whole = {"machine": machine(), "unit": options.unit, "reports": reports}
         (options.output / f"{options.name}.json").write_text(json.dumps(whole, indent=1) + "\n")
+    bar.close()
     if reports:
         what = (
             f"A call's {options.unit} time over that of torchvision, {options.rounds} times in turn: median "
