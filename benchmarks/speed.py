@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import OURS, ROOT, environment, machine, peak_gpu_bytes, positive, write_table
+from common import OURS, ROOT, environment, machine, peak_gpu_bytes, positive, seconds, write_table
+from floor import SIZE, product_rate
 from tqdm import tqdm
 
 PEER, COMPILED = "torchvision", "torchvision compiled"
@@ -130,6 +131,17 @@ def worker(implementation: str, cell: Cell, calls: int) -> None:
         say({"peak_mb": peak, "gpu_mb": peak_gpu_bytes(backend) / 2**20})
 
 
+def products(implementation: str) -> None:
+    """Says how many multiply-adds per second a large product makes, by the function that the models call for theirs."""
+    if implementation in OURS:
+        say({"rate": product_rate(15)})
+        return
+    import torch
+
+    square = torch.randn(SIZE, SIZE, device="cuda" if torch.cuda.is_available() else "cpu")
+    say({"rate": SIZE**3 / seconds(lambda: (square @ square)[0, 0].item(), 15)})
+
+
 def say(what: dict[str, Any]) -> None:
     print(f"speed: {json.dumps(what)}", flush=True)
 
@@ -195,12 +207,12 @@ def torchvision(cell: Cell, clips: np.ndarray, is_compiled: bool) -> tuple:
 class Process:
     """An implementation in a process of its own, ready to be timed."""
 
-    def __init__(self, implementation: str, cell: Cell, calls: int):
-        command = [sys.executable, __file__, "--worker", implementation, json.dumps(asdict(cell)), str(calls)]
+    def __init__(self, implementation: str, dtype: str, *arguments: str):
+        command = [sys.executable, __file__, *arguments]
         self.complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self.pipes = subprocess.Popen(
             command,
-            env=environment(implementation if implementation in OURS else "torch", cell.dtype),
+            env=environment(implementation if implementation in OURS else "torch", dtype),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.complaints,
@@ -228,7 +240,8 @@ class Process:
 
 def measure(cell: Cell, implementations: list[str], rounds: int, calls: int, bar: tqdm) -> dict[str, Any]:
     """Returns what each implementation took in each round, and its peak memory; the warm-up is one step of `bar`."""
-    processes = {name: Process(name, cell, calls) for name in implementations}
+    what = json.dumps(asdict(cell))
+    processes = {name: Process(name, cell.dtype, "--worker", name, what, str(calls)) for name in implementations}
     try:
         for step in (Process.hear, *[Process.run] * rounds):  # they warm up together, to save time
             for name, process in list(processes.items()):
@@ -330,14 +343,23 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results", help="folder")
     parser.add_argument("--name", default="speed_cpu", help="of the files (default: %(default)s)")
     parser.add_argument("--worker", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--products", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         worker(options.worker[0], Cell(**json.loads(options.worker[1])), int(options.worker[2]))
+        return
+    if options.products:
+        products(options.products)
         return
     cells = chosen(options.cells)
     if not cells:
         sets = ", ".join(SETS)
         parser.error(f"--cells takes {sets}, or a part of a name like '{all_cells()[0]}'. Received: {options.cells}.")
+    rates = {}
+    for name in (PEER, *options.backends):
+        process = Process(name, "float32", "--products", name)
+        rates[name] = round(process.hear()["rate"] / 1e9)
+        process.pipes.wait()
     reports, failures = [], 0
     options.output.mkdir(parents=True, exist_ok=True)
     bar = tqdm(desc="rounds", total=len(cells) * (1 + options.rounds), disable=None)
@@ -350,14 +372,15 @@ def main() -> None:
         reports.append(report)
         tqdm.write(table(reports[-1:], options.unit))
         sys.stdout.flush()
-        whole = {"machine": machine(), "unit": options.unit, "reports": reports}
+        whole = {"machine": machine(), "products": rates, "unit": options.unit, "reports": reports}
         (options.output / f"{options.name}.json").write_text(json.dumps(whole, indent=1) + "\n")
     bar.close()
     if reports:
         what = (
             f"A call's {options.unit} time over that of torchvision, {options.rounds} times in turn: median "
             "(least–most). Then its wall time, over torchvision's and in seconds, and the peak memory of the process, "
-            "or of the GPU."
+            f"or of the GPU. G multiply-adds per second of a product of {SIZE}³ in float32, on which ratios depend: "
+            f"{', '.join(f'{name} {rate}' for name, rate in rates.items())}."
         )
         write_table(options.output / f"{options.name}.md", what, table(reports, options.unit))
         draw(reports, options.unit, options.output / f"{options.name}.png")
