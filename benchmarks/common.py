@@ -15,8 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).parent.parent
 OURS = ("torch", "jax", "tensorflow")
+SIZE = 2048  # of the matrices whose product tells how fast a machine is
 
 
 def machine() -> dict[str, Any]:
@@ -106,6 +109,28 @@ def seconds(call: Callable[[], Any], rounds: int) -> float:
         call()
         taken.append(time.perf_counter() - began)
     return statistics.median(taken)
+
+
+def product_rate(rounds: int) -> float:
+    """Returns multiply-adds per second of a large product, as the models have it computed on this backend."""
+    sys.path.insert(0, str(ROOT))
+    import keras
+
+    from videoswin_keras.nn.linear import linear
+
+    class Product(keras.layers.Layer):
+        """A product as the models have it computed: PyTorch's own is not its fastest."""
+
+        def build(self, input_shape: tuple) -> None:
+            self.dense = keras.layers.Dense(SIZE, use_bias=False)
+            self.dense.build(input_shape)
+
+        def call(self, x: Any) -> Any:
+            return linear(self.dense, x)
+
+    square = np.random.default_rng(0).normal(size=(SIZE, SIZE)).astype("float32")
+    product = keras.Sequential([keras.Input((SIZE,)), Product()])
+    return SIZE**3 / seconds(lambda: product.predict_on_batch(square), rounds)
 
 
 def in_each_backend(script: str, measure: Callable[[int], dict[str, Any]], rounds: int) -> tuple[dict, Path] | None:

@@ -8,35 +8,10 @@ process of its own.
 """
 
 import functools
-import sys
 from typing import Any
 
 import numpy as np
-from common import ROOT, in_each_backend, seconds, write_table
-
-SIZE = 2048  # of the matrices
-
-
-def product_rate(rounds: int) -> float:
-    """Returns multiply-adds per second of a large product, as the models have it computed on this backend."""
-    sys.path.insert(0, str(ROOT))
-    import keras
-
-    from videoswin_keras.nn.linear import linear
-
-    class Product(keras.layers.Layer):
-        """A product as the models have it computed: PyTorch's own is not its fastest."""
-
-        def build(self, input_shape: tuple) -> None:
-            self.dense = keras.layers.Dense(SIZE, use_bias=False)
-            self.dense.build(input_shape)
-
-        def call(self, x: Any) -> Any:
-            return linear(self.dense, x)
-
-    square = np.random.default_rng(0).normal(size=(SIZE, SIZE)).astype("float32")
-    product = keras.Sequential([keras.Input((SIZE,)), Product()])
-    return SIZE**3 / seconds(lambda: product.predict_on_batch(square), rounds)
+from common import in_each_backend, product_rate, seconds, write_table
 
 
 def measure(rounds: int) -> dict[str, Any]:

@@ -5,8 +5,6 @@
     python benchmarks/speed.py --cells "tiny, inference" --rounds 9
     python benchmarks/speed.py --cells gpu --compiled --unit wall --calls 10 --backends torch jax --name speed_gpu
 
-(--compiled: of inference alone, as torchvision's training would take minutes to compile.)
-
 Each implementation runs in a process of its own, in which the other backends cannot be imported: Keras imports JAX
 wherever it is installed, and most have one backend. All of them are built and warmed up first; then they take turns,
 one call each, so that whatever else the machine does falls on all alike. The ratio of a round is one call's processor
@@ -25,13 +23,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import OURS, ROOT, environment, machine, peak_gpu_bytes, positive, seconds, write_table
-from floor import SIZE, product_rate
+from common import (
+    OURS,
+    ROOT,
+    SIZE,
+    environment,
+    gpu,
+    machine,
+    peak_gpu_bytes,
+    positive,
+    product_rate,
+    seconds,
+    write_table,
+)
 from tqdm import tqdm
 
 PEER, COMPILED = "torchvision", "torchvision compiled"
@@ -118,7 +128,7 @@ def worker(implementation: str, cell: Cell, calls: int) -> None:
     """Builds and warms up, says "ready"; then for each line that comes makes `calls` calls and says what they took."""
     clips = np.random.default_rng(0).normal(size=(cell.batch, cell.frames, cell.side, cell.side, 3)).astype("float32")
     make = ours if implementation in OURS else torchvision
-    call, backend = make(cell, clips, implementation == COMPILED)
+    call = make(cell, clips, implementation == COMPILED)
     for _ in range(2):
         call()
     say({"ready": True})
@@ -128,7 +138,7 @@ def worker(implementation: str, cell: Cell, calls: int) -> None:
             call()
         say({"wall": (time.perf_counter() - wall) / calls, "processor": (time.process_time() - processor) / calls})
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-        say({"peak_mb": peak, "gpu_mb": peak_gpu_bytes(backend) / 2**20})
+        say({"peak_mb": peak, "gpu_mb": peak_gpu_bytes(backend_of(implementation)) / 2**20})
 
 
 def products(implementation: str) -> None:
@@ -138,15 +148,19 @@ def products(implementation: str) -> None:
         return
     import torch
 
-    square = torch.randn(SIZE, SIZE, device="cuda" if torch.cuda.is_available() else "cpu")
-    say({"rate": SIZE**3 / seconds(lambda: (square @ square)[0, 0].item(), 15)})
+    square = torch.randn(SIZE, SIZE)
+    say({"rate": SIZE**3 / seconds(lambda: square @ square, 15)})
+
+
+def backend_of(implementation: str) -> str:
+    return implementation if implementation in OURS else "torch"
 
 
 def say(what: dict[str, Any]) -> None:
     print(f"speed: {json.dumps(what)}", flush=True)
 
 
-def ours(cell: Cell, clips: np.ndarray, _: bool) -> tuple:
+def ours(cell: Cell, clips: np.ndarray, _: bool) -> Callable[[], Any]:
     sys.path.insert(0, str(ROOT))
     sys.modules.update(dict.fromkeys(set(OURS) - {os.environ["KERAS_BACKEND"]}))
     import keras
@@ -158,13 +172,13 @@ def ours(cell: Cell, clips: np.ndarray, _: bool) -> tuple:
     model = build(clips.shape[1:], num_classes=400, use_rematerialization=cell.remat, dtype=policy)
     inputs = keras.ops.convert_to_tensor(clips)  # on the GPU, where there is one, as torchvision's
     if cell.mode == "inference":
-        return lambda: model.predict_on_batch(inputs), keras.backend.backend()
+        return lambda: model.predict_on_batch(inputs)
     model.compile(AdamW(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     classes = keras.ops.zeros(len(clips), "int32")
-    return lambda: model.train_on_batch(inputs, classes), keras.backend.backend()
+    return lambda: model.train_on_batch(inputs, classes)
 
 
-def torchvision(cell: Cell, clips: np.ndarray, is_compiled: bool) -> tuple:
+def torchvision(cell: Cell, clips: np.ndarray, is_compiled: bool) -> Callable[[], Any]:
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "converters")]
     import peers
     import torch
@@ -182,7 +196,7 @@ def torchvision(cell: Cell, clips: np.ndarray, is_compiled: bool) -> tuple:
             with torch.inference_mode(), lowered:
                 forward(inputs).float().cpu().numpy()
 
-        return infer, "torch"
+        return infer
     model.train()
     if cell.remat:
         for block in (block for stage in model.features[::2] for block in stage):
@@ -198,7 +212,7 @@ def torchvision(cell: Cell, clips: np.ndarray, is_compiled: bool) -> tuple:
         optimizer.step()
         loss.item()
 
-    return train, "torch"
+    return train
 
 
 # --- in the process that compares ------------------------------------------------------------------------------------
@@ -212,7 +226,7 @@ class Process:
         self.complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self.pipes = subprocess.Popen(
             command,
-            env=environment(implementation if implementation in OURS else "torch", dtype),
+            env=environment(backend_of(implementation), dtype),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.complaints,
@@ -336,7 +350,7 @@ def main() -> None:
         "--cells", nargs="+", default=["default"], help='"default", "gpu", "all", or parts of their names'
     )
     parser.add_argument("--backends", nargs="+", choices=OURS, default=installed)
-    parser.add_argument("--compiled", action="store_true", help="also torchvision compiled (minutes on a CPU)")
+    parser.add_argument("--compiled", action="store_true", help="torchvision too, in inference (minutes on a CPU)")
     parser.add_argument("--rounds", type=positive, default=5, help="calls of each in turn (default: %(default)s)")
     parser.add_argument("--calls", type=positive, default=1, help="in a round: more on a GPU (default: %(default)s)")
     parser.add_argument("--unit", choices=("processor", "wall"), default="processor", help="of the ratios")
@@ -356,9 +370,12 @@ def main() -> None:
         sets = ", ".join(SETS)
         parser.error(f"--cells takes {sets}, or a part of a name like '{all_cells()[0]}'. Received: {options.cells}.")
     rates = {}
-    for name in (PEER, *options.backends):
+    for name in () if gpu() else (PEER, *options.backends):
         process = Process(name, "float32", "--products", name)
-        rates[name] = round(process.hear()["rate"] / 1e9)
+        try:
+            rates[name] = round(process.hear()["rate"] / 1e9)
+        except RuntimeError as error:
+            sys.exit(f"{name} {error}")
         process.pipes.wait()
     reports, failures = [], 0
     options.output.mkdir(parents=True, exist_ok=True)
@@ -379,9 +396,11 @@ def main() -> None:
         what = (
             f"A call's {options.unit} time over that of torchvision, {options.rounds} times in turn: median "
             "(least–most). Then its wall time, over torchvision's and in seconds, and the peak memory of the process, "
-            f"or of the GPU. G multiply-adds per second of a product of {SIZE}³ in float32, on which ratios depend: "
-            f"{', '.join(f'{name} {rate}' for name, rate in rates.items())}."
+            "or of the GPU."
         )
+        if rates:
+            each = ", ".join(f"{name} {rate}" for name, rate in rates.items())
+            what += f" G multiply-adds per second of a product of {SIZE}³ in float32, on which ratios depend: {each}."
         write_table(options.output / f"{options.name}.md", what, table(reports, options.unit))
         draw(reports, options.unit, options.output / f"{options.name}.png")
     if failures:
