@@ -167,13 +167,14 @@ def test_quantized():
     np.testing.assert_allclose(ops.convert_to_numpy(linear(layer, x)), ops.convert_to_numpy(layer(x)), atol=1e-6)
 
 
-@pytest.fixture(params=[True, False] if keras.backend.backend() == "torch" else [False])
+@pytest.fixture(params=["Intel", "AVX-512", "AVX2"] if keras.backend.backend() == "torch" else [None])
 def processor(request, monkeypatch):
-    """On PyTorch, with and without AVX-512: which library multiplies depends on it, not what it may use."""
+    """On PyTorch, the processors that it makes a difference of: which library multiplies, not what it may use."""
     if keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
 
-        monkeypatch.setattr(torch_functions, "_has_avx512", lambda: request.param)
+        monkeypatch.setattr(torch_functions, "_is_intel", lambda: request.param == "Intel")
+        monkeypatch.setattr(torch_functions, "_has_avx512", lambda: request.param == "AVX-512")
 
 
 def recording(on):

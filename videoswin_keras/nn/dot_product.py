@@ -17,7 +17,6 @@ from videoswin_keras.nn import pieces, random, windows
 from videoswin_keras.nn.gradients import with_gradients
 from videoswin_keras.nn.pointwise import widened
 
-HIDDEN = -3e4  # exp of it is 0, and float16 holds it
 KEPT_BYTES = 16 * 2**20  # of a block's attention weights, counted as float32: up to which training keeps them
 
 
@@ -109,7 +108,7 @@ def attend_to(query: Any, key: Any, value: Any, visible: Any, in_pieces: bool) -
     if keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
 
-        bias = ops.cast(ops.where(ops.expand_dims(ops.expand_dims(visible, 1), 1), 0.0, HIDDEN), query.dtype)
+        bias = ops.cast(ops.where(ops.expand_dims(ops.expand_dims(visible, 1), 1), 0.0, windows.HIDDEN), query.dtype)
         attended = torch_functions.attention(query, key, value, bias)
     elif in_pieces:
 
@@ -128,10 +127,10 @@ def _attended_where(visible: Any, query: Any, key: Any, value: Any) -> Any:
     query = query * ops.shape(query)[-1] ** -0.5
     if not pieces.is_on_cpu(query):
         visible = ops.expand_dims(ops.expand_dims(visible, 1), 1)
-        return _attended(ops.where(visible, _product(query, _transposed(key)), HIDDEN), value)
+        return _attended(ops.where(visible, _product(query, _transposed(key)), windows.HIDDEN), value)
     # What hides the others is one more channel of the keys: it takes no pass over the logits. As a bias TensorFlow 2.21
     # fuses it in a loop with oneDNN, and returns empty tensors.
-    hidden = ops.expand_dims(ops.expand_dims(ops.where(visible, 0.0, HIDDEN), 1), 3)
+    hidden = ops.expand_dims(ops.expand_dims(ops.where(visible, 0.0, windows.HIDDEN), 1), 3)
     hidden = ops.broadcast_to(ops.cast(hidden, key.dtype), (*ops.shape(key)[:-1], 1))
     query = ops.concatenate([query, ops.ones_like(query[..., :1])], axis=-1)
     return _attended(_product(query, _transposed(ops.concatenate([key, hidden], axis=-1))), value)

@@ -157,9 +157,9 @@ def fused_adam(
 
 
 def takes_onednn(x: torch.Tensor) -> bool:
-    """Whether oneDNN can multiply by `x` in float32: on a CPU, not while a program is traced."""
-    is_plain = x.device.type == "cpu" and (x.dtype == torch.float32 or is_emulated(x)) and not is_traced()
-    return is_plain and torch.backends.mkldnn.enabled and _has_onednn()
+    """Whether oneDNN is to multiply by `x`, in float32: on a CPU, not while a program is traced."""
+    is_slow = (x.dtype == torch.float32 and not _is_intel()) or is_emulated(x)  # by PyTorch's own products
+    return is_slow and x.device.type == "cpu" and not is_traced() and torch.backends.mkldnn.enabled and _has_onednn()
 
 
 def is_traced() -> bool:
@@ -186,8 +186,15 @@ def _emulated() -> frozenset[torch.dtype]:
 
 @functools.cache
 def _has_avx512() -> bool:
-    """Whether the processor has AVX-512. PyTorch's MKL makes no use of it on one by AMD (others were not measured)."""
+    """Whether the processor has AVX-512, of which PyTorch's MKL makes no use on one by AMD."""
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
+@functools.cache
+def _is_intel() -> bool:
+    """Whether the processor is Intel's: MKL then makes use of all it has, and takes transposed matrices as they are."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.6 has none
+    return str(capabilities.get("cpu_name")).startswith("Intel")
 
 
 @functools.cache
