@@ -9,7 +9,7 @@ import pytest
 from gradients import compiled, gradients_of, outputs_and_gradients
 from keras import ops
 
-from videoswin_keras.nn.linear import linear, linear_gelu
+from videoswin_keras.nn.linear import affine, linear, linear_gelu
 
 
 def dense(use_bias, dtype="float32", inputs=5, outputs=7):
@@ -66,6 +66,24 @@ def test_gradients(use_bias, trainable, widths, batch):
                 np.testing.assert_allclose(variable.value.grad.numpy(), gradient, atol=2e-6)
             else:
                 assert variable.value.grad is None
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("widths", [(5, 7), (7, 5)])
+@pytest.mark.usefixtures("processor")
+def test_gradients_of_weights(use_bias, training, widths):
+    generator = np.random.default_rng(0)
+    x, sought = (generator.normal(size=(2, 3, width)).astype("float32") for width in widths)
+    kernel, bias = (generator.normal(size=shape).astype("float32") for shape in (widths, widths[1:]))
+
+    def total(x, kernel, *bias):
+        return ops.sum(ops.convert_to_tensor(sought) * affine(x, kernel, *bias or [None], training=training))
+
+    found = gradients_of(compiled(total), x, kernel, *[bias] * use_bias)
+    expected = sought @ kernel.T, np.einsum("bti,bto->io", x, sought), sought.sum((0, 1))
+    for one, other in zip(found, expected[: 2 + use_bias], strict=True):
+        np.testing.assert_allclose(one, other, atol=3e-6)
 
 
 @pytest.mark.parametrize("widths", [(5, 7), (7, 5)])

@@ -134,7 +134,8 @@ class WindowAttention(CompositeLayer):
             with pieces.whole():
                 x = pieces.over_windows(lambda x, masks: self.attend(x, bias, masks, attention_seed), [x], seam, 0)
         elif training:  # the weights, and on the way back their gradients
-            x = linear(self.projection, dot_product.attend_in_training(linear(self.qkv, x), bias, seam))
+            x = dot_product.attend_in_training(linear(self.qkv, x, training), bias, seam)
+            x = linear(self.projection, x, training)
         else:
             x = pieces.over_windows(lambda x, masks: self.attend(x, bias, masks), [x], seam, self.bytes_each(bias))
         x = x if len(shape) == 4 else ops.squeeze(x, 0)

@@ -133,7 +133,7 @@ class VideoSwinBlock(CompositeLayer):
 
             def perceive(x: Any) -> Any:
                 if training or float8:
-                    hidden = lean(lambda x: linear(self.mlp_expansion, normalize(self.mlp_norm, x, training)))(x)
+                    hidden = lean(lambda x: self._expand(x, training))(x)
                     output = lean(lambda hidden: self._project(hidden, hidden_seed, training))(hidden)
                 else:
                     output = pieces.over_tokens(self._mlp, x, self._mlp_bytes())
@@ -164,8 +164,12 @@ class VideoSwinBlock(CompositeLayer):
         # The normalised, the hidden layer before and after its activation, and the output.
         return 4 * (2 * self.mlp_projection.units + 2 * self.mlp_expansion.units)
 
+    def _expand(self, x: Any, training: bool | None) -> Any:
+        return linear(self.mlp_expansion, normalize(self.mlp_norm, x, training), training)
+
     def _project(self, hidden: Any, seed: Any, training: bool | None) -> Any:
-        return linear(self.mlp_projection, random.dropout(gelu(hidden, training), self.projection_dropout_rate, seed))
+        hidden = random.dropout(gelu(hidden, training), self.projection_dropout_rate, seed)
+        return linear(self.mlp_projection, hidden, training)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return tuple(input_shape)

@@ -93,6 +93,23 @@ def _linear_gradients(operands: tuple, upstream: jax.Array) -> tuple:
 linear.defvjp(lambda *operands: (linear(*operands), operands), _linear_gradients)
 
 
+@jax.custom_vjp
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Returns x · kernel: x (…, inputs), kernel (inputs, outputs), of one dtype."""
+    return jnp.matmul(x, kernel)
+
+
+def _product_gradients(operands: tuple, upstream: jax.Array) -> tuple:
+    """XLA copies the first factor of a kernel's gradient, transposed. Here it is the smaller, not always the second."""
+    x, kernel = operands
+    inputs, rows = (matrix.reshape(-1, matrix.shape[-1]) for matrix in (x, upstream))
+    d_kernel = inputs.T @ rows if inputs.shape[-1] <= rows.shape[-1] else (rows.T @ inputs).T
+    return upstream @ kernel.T, d_kernel
+
+
+product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _product_gradients)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def layer_normalization(x: jax.Array, scale: jax.Array, shift: jax.Array, epsilon: float) -> jax.Array:
     """Returns `x` (…, channels) normalised over its channels: `scale` and `shift` are (channels,)."""

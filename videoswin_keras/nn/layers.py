@@ -204,7 +204,7 @@ class PatchMerging(CompositeLayer):
         x = ops.reshape(x, (batch * frames * rows, 2, columns, 2, channels))
         x = ops.transpose(x, (0, 2, 3, 1, 4))
         x = ops.reshape(x, (batch, frames, rows, columns, 4 * channels))
-        return linear(self.reduction, normalize(self.norm, x, training))
+        return linear(self.reduction, normalize(self.norm, x, training), training)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         batch, frames, height, width, channels = input_shape

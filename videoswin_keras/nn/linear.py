@@ -9,16 +9,16 @@ from videoswin_keras.nn import pieces
 from videoswin_keras.nn.pointwise import gelu
 
 
-def linear(layer: keras.layers.Dense, x: Any) -> Any:
-    """Returns `layer(x)`. No forward-mode derivatives in bfloat16 on JAX on a CPU."""
-    if layer.quantization_mode or keras.backend.is_keras_tensor(x) or not _is_special(x, layer.compute_dtype):
+def linear(layer: keras.layers.Dense, x: Any, training: bool | None = None) -> Any:
+    """Returns `layer(x)`. No forward-mode derivatives on JAX on a CPU in bfloat16, or in training."""
+    if layer.quantization_mode or keras.backend.is_keras_tensor(x) or not _is_special(x, layer.compute_dtype, training):
         return layer(x)
-    return affine(*_operands(layer, x))
+    return affine(*_operands(layer, x), training)
 
 
-def affine(x: Any, kernel: Any, bias: Any) -> Any:
+def affine(x: Any, kernel: Any, bias: Any, training: bool | None = None) -> Any:
     """Returns x · kernel + bias: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None, of one dtype."""
-    if not _is_special(x, x.dtype):
+    if not _is_special(x, x.dtype, training):
         x = ops.matmul(x, kernel)
         return x if bias is None else x + bias
     if keras.backend.backend() == "torch":
@@ -27,7 +27,10 @@ def affine(x: Any, kernel: Any, bias: Any) -> Any:
         return torch_functions.linear(x, kernel, bias)
     from videoswin_keras.nn import jax_functions
 
-    return jax_functions.linear(x, kernel, bias)
+    if pieces.multiplies_in_float32(x, x.dtype):
+        return jax_functions.linear(x, kernel, bias)
+    x = jax_functions.product(x, kernel)
+    return x if bias is None else x + bias
 
 
 def linear_gelu(layer: keras.layers.Dense, x: Any) -> Any:
@@ -39,8 +42,10 @@ def linear_gelu(layer: keras.layers.Dense, x: Any) -> Any:
     return torch_functions.linear_gelu(*_operands(layer, x))
 
 
-def _is_special(x: Any, dtype: Any) -> bool:
-    """Whether there is a product of our own that is faster."""
+def _is_special(x: Any, dtype: Any, training: bool | None) -> bool:
+    """Whether there is a product of our own, or a gradient of it, that is faster."""
+    if keras.backend.backend() == "jax" and training:
+        return pieces.is_on_cpu(x)
     return keras.backend.backend() == "torch" or pieces.multiplies_in_float32(x, dtype)
 
 

@@ -1,7 +1,7 @@
 """What PyTorch is told in its own words: fused functions, and gradients that keep no more than they need."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -193,7 +193,7 @@ def _has_avx512() -> bool:
 @functools.cache
 def _is_intel() -> bool:
     """Whether the processor is Intel's: MKL then makes use of all it has, and takes transposed matrices as they are."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.6 has none
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.6 has none
     return str(capabilities.get("cpu_name")).startswith("Intel")
 
 
