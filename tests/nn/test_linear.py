@@ -27,6 +27,7 @@ def by_hand(layer, x):
 
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("records_gradients", [True, False])
+@pytest.mark.usefixtures("processor")
 def test_float32(use_bias, records_gradients):
     layer = dense(use_bias)
     x = 5 * np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype("float32")
@@ -185,13 +186,41 @@ def test_quantized():
     np.testing.assert_allclose(ops.convert_to_numpy(linear(layer, x)), ops.convert_to_numpy(layer(x)), atol=1e-6)
 
 
+@pytest.mark.one_backend
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"cpu_name": "Intel Xeon"}, True), ({"cpu_name": "AMD EPYC"}, False), ({}, False), (None, False)],
+)
+def test_which_processor(capabilities, expected, monkeypatch):
+    """Of a PyTorch with MKL; older ones cannot tell."""
+    import torch
+
+    from videoswin_keras.nn import torch_functions
+
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    if capabilities is None:
+        monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    else:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert torch_functions._has_mkl_of_intel.__wrapped__() is expected
+
+
+@pytest.mark.one_backend
+def test_compiled_as_one_graph():
+    import torch
+
+    x, kernel, bias = torch.ones(2, 5), torch.ones(5, 7), torch.ones(7)
+    graph = torch.compile(affine, backend="eager", fullgraph=True)
+    np.testing.assert_array_equal(graph(x, kernel, bias), np.full((2, 7), 6.0))
+
+
 @pytest.fixture(params=["Intel", "AVX-512", "AVX2"] if keras.backend.backend() == "torch" else [None])
 def processor(request, monkeypatch):
     """On PyTorch, the processors that it makes a difference of: which library multiplies, not what it may use."""
     if keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
 
-        monkeypatch.setattr(torch_functions, "_is_intel", lambda: request.param == "Intel")
+        monkeypatch.setattr(torch_functions, "_has_mkl_of_intel", lambda: request.param == "Intel")
         monkeypatch.setattr(torch_functions, "_has_avx512", lambda: request.param == "AVX-512")
 
 

@@ -107,7 +107,7 @@ def _product_gradients(operands: tuple, upstream: jax.Array) -> tuple:
     return upstream @ kernel.T, d_kernel
 
 
-product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _product_gradients)
+product.defvjp(lambda x, kernel: (jnp.matmul(x, kernel), (x, kernel)), _product_gradients)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
