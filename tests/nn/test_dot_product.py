@@ -54,7 +54,7 @@ def test_outputs(kinds, monkeypatch):
 
 
 def test_what_is_hidden_has_no_weight(monkeypatch):
-    """Not even exp(−100), a denormal number, by which products take many times longer on some processors."""
+    """Not even exp(−100), which PyTorch keeps as a denormal number; JAX and TensorFlow make it 0 themselves."""
     regions = np.array([[0] * (TOKENS - 1) + [1]], "int32")
     qkv = np.zeros((1, 1, TOKENS, 3 * HEADS * WIDTH), "float32")
     qkv[0, 0, -1, -HEADS * WIDTH :] = 1e38  # the value of the token that no other sees

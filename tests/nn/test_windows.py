@@ -94,7 +94,7 @@ def brute_force_windows(size, window, shift):
             for token in tokens
         ]
         key = tuple(numbers[token] for token in tokens)
-        masks[key] = [[0.0 if a == b else windows.HIDDEN for b in wrapped] for a in wrapped]
+        masks[key] = [[0.0 if a == b else -3e4 for b in wrapped] for a in wrapped]
     return masks
 
 

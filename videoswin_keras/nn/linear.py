@@ -18,18 +18,18 @@ def linear(layer: keras.layers.Dense, x: Any, training: bool | None = None) -> A
 
 def affine(x: Any, kernel: Any, bias: Any, training: bool | None = None) -> Any:
     """Returns x · kernel + bias: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None, of one dtype."""
-    if not _is_special(x, x.dtype, training):
-        x = ops.matmul(x, kernel)
-        return x if bias is None else x + bias
+    product = ops.matmul
     if keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
 
         return torch_functions.linear(x, kernel, bias)
-    from videoswin_keras.nn import jax_functions
+    if _is_special(x, x.dtype, training):
+        from videoswin_keras.nn import jax_functions
 
-    if pieces.multiplies_in_float32(x, x.dtype):
-        return jax_functions.linear(x, kernel, bias)
-    x = jax_functions.product(x, kernel)
+        if pieces.multiplies_in_float32(x, x.dtype):
+            return jax_functions.linear(x, kernel, bias)
+        product = jax_functions.product
+    x = product(x, kernel)
     return x if bias is None else x + bias
 
 

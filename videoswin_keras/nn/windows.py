@@ -17,8 +17,8 @@ from keras import ops
 Size = tuple[Any, Any, Any]  # three integers, or scalar int32 tensors where a size is unknown until run time
 
 # Added to the logits of what must not be seen: exp of it is 0, and float16 holds it. The official code adds −100, in
-# float32 the same unless logits differ by more than 80; but exp(−100) is a denormal number, and processors by Intel
-# take many times longer to multiply those.
+# float32 the same unless logits differ by more than 80; but exp(−100) is a denormal number, and on processors by Intel
+# PyTorch takes many times longer to multiply those.
 HIDDEN = -3e4
 
 
