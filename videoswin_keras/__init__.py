@@ -6,11 +6,12 @@ Tensors are (batch, frames, height, width, channels). Keras's own choice of back
 import sys
 from pathlib import Path
 
-from videoswin_keras.backend import choose_backend
+from videoswin_keras.backend import choose_backend, choose_tensorflow_products
 
 if "keras" not in sys.modules:  # once Keras is imported, its backend is decided
     try:
-        choose_backend()
+        if choose_backend() == "tensorflow":
+            choose_tensorflow_products()
     except ImportError as error:
         if Path(sys.argv[0]).stem != "videoswin":
             raise

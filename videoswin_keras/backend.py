@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,15 @@ def choose_backend() -> str:
         f"{configured} is not installed; Keras runs on {installed[0]} (set KERAS_BACKEND to choose).", file=sys.stderr
     )
     return installed[0]
+
+
+def choose_tensorflow_products() -> None:
+    """Has TensorFlow multiply by oneDNN, unless TF_ENABLE_ONEDNN_OPTS is set. Before TensorFlow is imported.
+
+    On processors by Intel and AMD without AVX-512 it does not by itself, and takes longer.
+    """
+    if platform.machine().lower() in ("x86_64", "amd64"):
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
 @contextlib.contextmanager

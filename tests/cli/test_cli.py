@@ -14,6 +14,7 @@ import reference
 import sources
 import torch
 
+from videoswin_keras.backend import choose_tensorflow_products
 from videoswin_keras.classification import VideoPipeline
 from videoswin_keras.cli.demo import night_bouts
 from videoswin_keras.cli.main import main
@@ -233,3 +234,28 @@ def test_backend_is_chosen_among_the_installed(tmp_path):
     result = run("import sys; sys.argv[0] = '/bin/videoswin'; import videoswin_keras", KERAS_BACKEND="banana")
     assert result.stderr == "videoswin: error: KERAS_BACKEND is 'banana'. It must be one of torch, jax, tensorflow.\n"
     assert result.returncode == 1
+
+
+def test_tensorflow_multiplies_by_onednn(monkeypatch):
+    """Where it would only do so with AVX-512, and unless the user has said something else."""
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    choose_tensorflow_products()
+    assert "TF_ENABLE_ONEDNN_OPTS" not in os.environ
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    choose_tensorflow_products()
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "0"
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")
+    choose_tensorflow_products()
+    assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
+
+
+def test_tensorflow_is_told_before_it_is_imported(monkeypatch):
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+    code = (
+        "import os, platform\nplatform.machine = lambda: 'x86_64'\nimport videoswin_keras\n"
+        "print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
+    )
+    assert run(code, KERAS_BACKEND="tensorflow").stdout == "1\n"
+    assert run(code, KERAS_BACKEND="torch").stdout == "None\n"

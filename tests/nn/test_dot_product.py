@@ -53,19 +53,20 @@ def test_outputs(kinds, monkeypatch):
         np.testing.assert_allclose(ops.convert_to_numpy(in_training), expected, atol=2e-6)
 
 
-def test_what_is_hidden_has_no_weight(monkeypatch):
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_what_is_hidden_has_no_weight(dtype, monkeypatch):
     """Not even exp(−100), which PyTorch keeps as a denormal number; JAX and TensorFlow make it 0 themselves."""
     regions = np.array([[0] * (TOKENS - 1) + [1]], "int32")
     qkv = np.zeros((1, 1, TOKENS, 3 * HEADS * WIDTH), "float32")
-    qkv[0, 0, -1, -HEADS * WIDTH :] = 1e38  # the value of the token that no other sees
-    qkv, bias = ops.convert_to_tensor(qkv), ops.zeros((HEADS, TOKENS, TOKENS))
+    qkv[0, 0, -1, -HEADS * WIDTH :] = 6e4 if dtype == "float16" else 1e38  # the value of the token that no other sees
+    qkv, bias = ops.cast(ops.convert_to_tensor(qkv), dtype), ops.zeros((HEADS, TOKENS, TOKENS), dtype)
     seam = windows.Seam(regions, np.zeros(1, "int32"))
     outputs = [dot_product.attend(qkv, bias, seam.masks(seam.kinds))]
     for kept in (0, dot_product.KEPT_BYTES):
         monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)
         outputs.append(dot_product.attend_in_training(qkv, bias, seam))
     for output in outputs:
-        assert not ops.convert_to_numpy(output)[0, 0, :-1].any()
+        assert not ops.convert_to_numpy(ops.cast(output, "float32"))[0, 0, :-1].any()
 
 
 @pytest.mark.usefixtures("float64")

@@ -27,7 +27,7 @@ def by_hand(layer, x):
 
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("records_gradients", [True, False])
-@pytest.mark.usefixtures("processor")
+@pytest.mark.usefixtures("library")
 def test_float32(use_bias, records_gradients):
     layer = dense(use_bias)
     x = 5 * np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype("float32")
@@ -52,7 +52,7 @@ def test_low_rank_weights_are_added(records_gradients):
 @pytest.mark.parametrize("trainable", [True, False])
 @pytest.mark.parametrize("widths", [(5, 7), (7, 5)])
 @pytest.mark.parametrize("batch", [2, 0])  # none: of samples whose branch is dropped
-@pytest.mark.usefixtures("processor")
+@pytest.mark.usefixtures("library")
 def test_gradients(use_bias, trainable, widths, batch):
     layer = dense(use_bias, inputs=widths[0], outputs=widths[1])
     layer.trainable = trainable
@@ -72,7 +72,7 @@ def test_gradients(use_bias, trainable, widths, batch):
 @pytest.mark.parametrize("use_bias", [True, False])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("widths", [(5, 7), (7, 5)])
-@pytest.mark.usefixtures("processor")
+@pytest.mark.usefixtures("library")
 def test_gradients_of_weights(use_bias, training, widths):
     generator = np.random.default_rng(0)
     x, sought = (generator.normal(size=(2, 3, width)).astype("float32") for width in widths)
@@ -88,7 +88,7 @@ def test_gradients_of_weights(use_bias, training, widths):
 
 
 @pytest.mark.parametrize("widths", [(5, 7), (7, 5)])
-@pytest.mark.usefixtures("processor")
+@pytest.mark.usefixtures("library")
 def test_a_gradient_that_is_broadcast(widths):
     """As that of a sum: PyTorch's has no strides."""
     layer = dense(True, inputs=widths[0], outputs=widths[1])
@@ -101,7 +101,7 @@ def test_a_gradient_that_is_broadcast(widths):
 
 
 @pytest.mark.parametrize("widths", [(5, 7), (7, 5)])
-@pytest.mark.usefixtures("processor")
+@pytest.mark.usefixtures("library")
 def test_second_derivatives(widths):
     """Of the sum of the squares of a kernel's gradient, by the rows it is a product with."""
     if keras.backend.backend() != "torch":
@@ -123,7 +123,7 @@ def test_second_derivatives(widths):
 @pytest.mark.parametrize(
     ("shape", "outputs", "most"), [((2, 3, 4, 5), 7, 3), ((1, 3, 5, 64), 96, 1), ((2, 7, 7, 96), 64, 1)]
 )
-@pytest.mark.usefixtures("emulated")
+@pytest.mark.usefixtures("emulated", "library")
 def test_bfloat16(shape, outputs, most, use_bias):
     """Of integers, so that products are exact, and of their gradients only the sums are rounded."""
     layer = dense(use_bias, "mixed_bfloat16", shape[-1], outputs)
@@ -188,21 +188,29 @@ def test_quantized():
 
 @pytest.mark.one_backend
 @pytest.mark.parametrize(
-    ("capabilities", "expected"),
-    [({"cpu_name": "Intel Xeon"}, True), ({"cpu_name": "AMD EPYC"}, False), ({}, False), (None, False)],
+    ("instructions", "capabilities", "expected"),
+    [
+        ("AVX512", {"cpu_name": "AMD EPYC"}, True),
+        ("AVX512", {"cpu_name": "Intel Xeon"}, False),
+        ("AVX512", {}, True),
+        ("AVX512", None, True),
+        ("AVX2", {"cpu_name": "AMD EPYC"}, False),
+        ("AVX2", None, False),
+    ],
 )
-def test_which_processor(capabilities, expected, monkeypatch):
-    """Of a PyTorch with MKL; older ones cannot tell."""
+def test_which_processor(instructions, capabilities, expected, monkeypatch):
+    """Of a PyTorch with MKL and oneDNN; older ones cannot tell whose it is."""
     import torch
 
     from videoswin_keras.nn import torch_functions
 
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
     if capabilities is None:
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert torch_functions._has_mkl_of_intel.__wrapped__() is expected
+    assert torch_functions._has_fast_onednn.__wrapped__() is expected
 
 
 @pytest.mark.one_backend
@@ -214,14 +222,13 @@ def test_compiled_as_one_graph():
     np.testing.assert_array_equal(graph(x, kernel, bias), np.full((2, 7), 6.0))
 
 
-@pytest.fixture(params=["Intel", "AVX-512", "AVX2"] if keras.backend.backend() == "torch" else [None])
-def processor(request, monkeypatch):
-    """On PyTorch, the processors that it makes a difference of: which library multiplies, not what it may use."""
+@pytest.fixture(params=["oneDNN", "MKL"] if keras.backend.backend() == "torch" else [None])
+def library(request, monkeypatch):
+    """On PyTorch, which of its libraries multiplies; not what it may use of the processor."""
     if keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
 
-        monkeypatch.setattr(torch_functions, "_has_mkl_of_intel", lambda: request.param == "Intel")
-        monkeypatch.setattr(torch_functions, "_has_avx512", lambda: request.param == "AVX-512")
+        monkeypatch.setattr(torch_functions, "_has_fast_onednn", lambda: request.param == "oneDNN")
 
 
 def recording(on):

@@ -43,13 +43,13 @@ class WithGradients(torch.autograd.Function):
         return None, None, *ctx.gradients(*inputs, *kept, upstream)
 
 
-class OneDnnLinear(torch.autograd.Function):
-    """x · kernel + bias by oneDNN: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None, of one dtype."""
+class WideLinear(torch.autograd.Function):
+    """x · kernel + bias in float32: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None, of one dtype."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(x, kernel)
-        return onednn_linear(x, kernel.t(), bias)
+        return wide_linear(x, kernel.t(), bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
@@ -65,16 +65,18 @@ class OneDnnLinear(torch.autograd.Function):
 
 def linear(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Returns x · kernel + bias: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None."""
-    if takes_onednn(x):
-        return OneDnnLinear.apply(x, kernel, bias) if torch.is_grad_enabled() else onednn_linear(x, kernel.t(), bias)
+    if is_widened(x):
+        return WideLinear.apply(x, kernel, bias) if torch.is_grad_enabled() else wide_linear(x, kernel.t(), bias)
     return torch.nn.functional.linear(x, kernel.t(), bias)
 
 
 def linear_gelu(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Returns gelu(x · kernel + bias)."""
-    if takes_onednn(x) and not torch.is_grad_enabled():
-        return onednn_linear(x, kernel.t(), bias, "gelu")
-    return torch.nn.functional.gelu(linear(x, kernel, bias))
+    if torch.is_grad_enabled() or is_traced():
+        return torch.nn.functional.gelu(linear(x, kernel, bias))
+    if is_widened(x) and _is_onednn_faster():
+        return wide_linear(x, kernel.t(), bias, "gelu")
+    return torch.ops.aten.gelu_(linear(x, kernel, bias))
 
 
 def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -85,13 +87,13 @@ def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def product_of_transposed(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Returns oneᵀ · other, matrices (rows, …) that oneDNN can multiply."""
-    # oneDNN was no faster than PyTorch's own without AVX-512; it takes no empty matrices and has no second derivatives.
-    if not _has_avx512() or not len(one) or torch.is_grad_enabled():
+    """Returns oneᵀ · other, matrices (rows, …)."""
+    # oneDNN takes no empty matrices and has no second derivatives.
+    if not _is_onednn_faster() or not len(one) or torch.is_grad_enabled():
         return product(one.t(), other)
     if one.shape[1] <= other.shape[1]:  # oneDNN is faster with the smaller first
-        return onednn_linear(one.t(), other.t(), None)
-    return onednn_linear(other.t(), one.t(), None).t()
+        return wide_linear(one.t(), other.t(), None)
+    return wide_linear(other.t(), one.t(), None).t()
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -112,10 +114,15 @@ def softmax_backward(gradient: torch.Tensor, weights: torch.Tensor) -> torch.Ten
     return torch._softmax_backward_data(gradient, weights, -1, weights.dtype)
 
 
-def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, then: str = "none") -> torch.Tensor:
-    """Returns then(x · weightᵀ + bias), computed in float32, `then` being "none" or "gelu". It has no gradient."""
-    wide = (None if operand is None else operand.float() for operand in (x, weight, bias))
-    return torch.ops.mkldnn._linear_pointwise(*wide, then, [], "none").to(x.dtype)
+def wide_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, then: str = "none") -> torch.Tensor:
+    """Returns then(x · weightᵀ + bias), computed in float32 by oneDNN if that is faster, and without a gradient.
+
+    `then` is "none", or "gelu" where oneDNN is fast.
+    """
+    wide = [None if operand is None else operand.float() for operand in (x, weight, bias)]
+    if _is_onednn_faster():
+        return torch.ops.mkldnn._linear_pointwise(*wide, then, [], "none").to(x.dtype)
+    return torch.nn.functional.linear(*wide).to(x.dtype)
 
 
 @torch.no_grad()
@@ -156,12 +163,11 @@ def fused_adam(
             weight.copy_(changed)
 
 
-def takes_onednn(x: torch.Tensor) -> bool:
-    """Whether oneDNN is to multiply by `x`, in float32: on a CPU, not while a program is traced."""
+def is_widened(x: torch.Tensor) -> bool:
+    """Whether `x` is multiplied by `wide_linear`: on a CPU, not while a program is traced."""
     if x.device.type != "cpu" or is_traced():  # first: what follows cannot be traced
         return False
-    is_slow = (x.dtype == torch.float32 and not _has_mkl_of_intel()) or is_emulated(x)  # by PyTorch's own products
-    return is_slow and torch.backends.mkldnn.enabled and _has_onednn()
+    return is_emulated(x) or (x.dtype == torch.float32 and _is_onednn_faster())
 
 
 def is_traced() -> bool:
@@ -186,23 +192,26 @@ def _emulated() -> frozenset[torch.dtype]:
     return frozenset(dtype for dtype, is_native in native.items() if not is_native)
 
 
-@functools.cache
-def _has_avx512() -> bool:
-    """Whether the processor has AVX-512, of which PyTorch's MKL makes no use on one by AMD."""
-    return torch.backends.cpu.get_cpu_capability() == "AVX512"
+def _is_onednn_faster() -> bool:
+    return torch.backends.mkldnn.enabled and _has_fast_onednn()
 
 
 @functools.cache
+def _has_fast_onednn() -> bool:
+    """Whether oneDNN multiplies float32 matrices faster than PyTorch's own MKL: with AVX-512, unless Intel made it.
+
+    MKL makes no use of AVX-512 on a processor by AMD; with AVX2 alone it is as fast, and oneDNN's GELU slow. On the one
+    Xeon that was measured MKL was faster.
+    """
+    return _has_onednn() and torch.backends.cpu.get_cpu_capability() == "AVX512" and not _has_mkl_of_intel()
+
+
 def _has_mkl_of_intel() -> bool:
-    """Whether PyTorch multiplies by MKL on a processor by Intel: faster there than oneDNN, on the one Xeon measured."""
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.6 has none
     return torch.backends.mkl.is_available() and str(capabilities.get("cpu_name")).startswith("Intel")
 
 
 @functools.cache
 def _has_onednn() -> bool:
-    """Whether this build can call oneDNN's product of float32 matrices, faster than its own and with the GELU.
-
-    It is what `torch.compile` calls.
-    """
+    """Whether this build can call oneDNN's product of float32 matrices, as `torch.compile` does."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
