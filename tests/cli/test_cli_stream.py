@@ -79,20 +79,24 @@ def test_ctrl_c_and_resume(night, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_ctrl_c_where_python_drops_the_exception(night, tmp_path, capsys):
+def test_ctrl_c_where_python_drops_the_exception(night, tmp_path, capsys, monkeypatch):
+    """In a callback of the garbage collector."""
+    results = Run.results
+
     def callback(phase, info):
-        if phase == "stop" and (tmp_path / "night" / ".state.npz").exists():
-            gc.callbacks.remove(callback)
+        if phase == "stop":
             signal.raise_signal(signal.SIGINT)
 
-    gc.callbacks.append(callback)
-    thresholds = gc.get_threshold()
-    gc.set_threshold(100)  # collects often enough to be there after the first save
-    try:
-        assert main(["stream", str(night), *PICO, "--out", str(tmp_path)]) == 130
-    finally:
-        gc.set_threshold(*thresholds)
-        assert callback not in gc.callbacks
+    def interrupted(self):
+        for count, result in enumerate(results(self)):
+            if count == 20:
+                gc.callbacks.append(callback)
+                gc.collect()
+                gc.callbacks.remove(callback)
+            yield result
+
+    monkeypatch.setattr(Run, "results", interrupted)
+    assert main(["stream", str(night), *PICO, "--out", str(tmp_path)]) == 130
     assert "--resume goes on from there" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
