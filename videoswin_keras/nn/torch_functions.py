@@ -75,7 +75,7 @@ def linear_gelu(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None
     if torch.is_grad_enabled() or is_traced():
         return torch.nn.functional.gelu(linear(x, kernel, bias))
     if is_widened(x) and _is_onednn_faster():
-        return wide_linear(x, kernel.t(), bias, "gelu")
+        return onednn_linear(x, kernel.t(), bias, "gelu")
     return torch.ops.aten.gelu_(linear(x, kernel, bias))
 
 
@@ -92,8 +92,8 @@ def product_of_transposed(one: torch.Tensor, other: torch.Tensor) -> torch.Tenso
     if not _is_onednn_faster() or not len(one) or torch.is_grad_enabled():
         return product(one.t(), other)
     if one.shape[1] <= other.shape[1]:  # oneDNN is faster with the smaller first
-        return wide_linear(one.t(), other.t(), None)
-    return wide_linear(other.t(), one.t(), None).t()
+        return onednn_linear(one.t(), other.t(), None)
+    return onednn_linear(other.t(), one.t(), None).t()
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -114,15 +114,18 @@ def softmax_backward(gradient: torch.Tensor, weights: torch.Tensor) -> torch.Ten
     return torch._softmax_backward_data(gradient, weights, -1, weights.dtype)
 
 
-def wide_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, then: str = "none") -> torch.Tensor:
-    """Returns then(x · weightᵀ + bias), computed in float32 by oneDNN if that is faster, and without a gradient.
-
-    `then` is "none", or "gelu" where oneDNN is fast.
-    """
-    wide = [None if operand is None else operand.float() for operand in (x, weight, bias)]
+def wide_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Returns x · weightᵀ + bias, computed in float32 by oneDNN if that is faster. It has no gradient."""
     if _is_onednn_faster():
-        return torch.ops.mkldnn._linear_pointwise(*wide, then, [], "none").to(x.dtype)
+        return onednn_linear(x, weight, bias)
+    wide = [None if operand is None else operand.float() for operand in (x, weight, bias)]
     return torch.nn.functional.linear(*wide).to(x.dtype)
+
+
+def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, then: str = "none") -> torch.Tensor:
+    """Returns then(x · weightᵀ + bias), computed in float32, `then` being "none" or "gelu". It has no gradient."""
+    wide = [None if operand is None else operand.float() for operand in (x, weight, bias)]
+    return torch.ops.mkldnn._linear_pointwise(*wide, then, [], "none").to(x.dtype)
 
 
 @torch.no_grad()
