@@ -71,7 +71,7 @@ def environment(backend: str, policy: str) -> dict[str, str]:
         "JAX_DEFAULT_MATMUL_PRECISION": "highest" if policy == "float32" else "default",
         "NVIDIA_TF32_OVERRIDE": "0",
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        "TF_ENABLE_ONEDNN_OPTS": "1",  # as `videoswin` has it
+        "TF_ENABLE_ONEDNN_OPTS": "1",  # as `videoswin` has it on x86
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
     }
 

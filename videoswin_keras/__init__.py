@@ -10,8 +10,8 @@ from videoswin_keras.backend import choose_backend, choose_tensorflow_products
 
 if "keras" not in sys.modules:  # once Keras is imported, its backend is decided
     try:
-        if choose_backend() == "tensorflow":
-            choose_tensorflow_products()
+        if choose_backend() == "tensorflow" and Path(sys.argv[0]).stem == "videoswin":
+            choose_tensorflow_products()  # in the command line alone: the variable is for all of a process
     except ImportError as error:
         if Path(sys.argv[0]).stem != "videoswin":
             raise

@@ -237,7 +237,7 @@ def test_backend_is_chosen_among_the_installed(tmp_path):
 
 
 def test_tensorflow_multiplies_by_onednn(monkeypatch):
-    """Where it would only do so with AVX-512, and unless the user has said something else."""
+    """On x86, unless the user has said something else."""
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     choose_tensorflow_products()
@@ -251,11 +251,13 @@ def test_tensorflow_multiplies_by_onednn(monkeypatch):
     assert os.environ["TF_ENABLE_ONEDNN_OPTS"] == "1"
 
 
-def test_tensorflow_is_told_before_it_is_imported(monkeypatch):
+def test_tensorflow_is_told_by_the_command_line_alone(monkeypatch):
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
     code = (
-        "import os, platform\nplatform.machine = lambda: 'x86_64'\nimport videoswin_keras\n"
+        "import os, platform, sys\nplatform.machine = lambda: 'x86_64'\nimport videoswin_keras\n"
         "print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
     )
-    assert run(code, KERAS_BACKEND="tensorflow").stdout == "1\n"
-    assert run(code, KERAS_BACKEND="torch").stdout == "None\n"
+    command = "import sys; sys.argv[0] = '/bin/videoswin'\n" + code
+    assert run(command, KERAS_BACKEND="tensorflow").stdout == "1\n"
+    assert run(command, KERAS_BACKEND="torch").stdout == "None\n"
+    assert run(code, KERAS_BACKEND="tensorflow").stdout == "None\n"  # a library leaves the user's process as it is

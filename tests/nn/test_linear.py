@@ -150,6 +150,31 @@ def test_bfloat16(shape, outputs, most, use_bias):
     np.testing.assert_allclose(found, upstream @ layer.get_weights()[0].T)
 
 
+@pytest.mark.one_backend
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.usefixtures("library")
+def test_gelu_of_emulated_half_precision_is_rounded_once(dtype, monkeypatch):
+    import torch
+
+    from videoswin_keras.nn import torch_functions
+
+    monkeypatch.setattr(torch_functions, "_emulated", lambda: frozenset([getattr(torch, dtype)]))
+    generator = torch.Generator().manual_seed(0)
+    x, kernel, bias = (
+        torch.randn(shape, generator=generator).to(getattr(torch, dtype)) for shape in ((64, 9), (9, 9), 9)
+    )
+    before = [operand.clone() for operand in (x, kernel, bias)]
+    with torch.no_grad():
+        found = torch_functions.linear_gelu(x, kernel, bias)
+    sums = x.double() @ kernel.double() + bias.double()
+    expected = torch.nn.functional.gelu(sums)
+    # Half a unit in the last place, and float32's own error where a GELU is nearly nothing.
+    unit = torch.finfo(getattr(torch, dtype)).eps
+    assert ((found.double() - expected).abs() <= 0.501 * unit * expected.abs() + 2e-6).all()
+    for operand, kept in zip((x, kernel, bias), before, strict=True):
+        assert torch.equal(operand, kept)
+
+
 @pytest.mark.parametrize("rows", [64, 49])
 def test_bfloat16_of_what_is_transposed(rows):
     """XLA folds such transposes into a product that then fails when it runs."""

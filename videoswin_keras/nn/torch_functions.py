@@ -74,8 +74,8 @@ def linear_gelu(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None
     """Returns gelu(x · kernel + bias)."""
     if torch.is_grad_enabled() or is_traced():
         return torch.nn.functional.gelu(linear(x, kernel, bias))
-    if is_widened(x) and _is_onednn_faster():
-        return onednn_linear(x, kernel.t(), bias, "gelu")
+    if is_widened(x):
+        return wide_linear(x, kernel.t(), bias, "gelu")
     return torch.ops.aten.gelu_(linear(x, kernel, bias))
 
 
@@ -92,8 +92,8 @@ def product_of_transposed(one: torch.Tensor, other: torch.Tensor) -> torch.Tenso
     if not _is_onednn_faster() or not len(one) or torch.is_grad_enabled():
         return product(one.t(), other)
     if one.shape[1] <= other.shape[1]:  # oneDNN is faster with the smaller first
-        return onednn_linear(one.t(), other.t(), None)
-    return onednn_linear(other.t(), one.t(), None).t()
+        return wide_linear(one.t(), other.t(), None)
+    return wide_linear(other.t(), one.t(), None).t()
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -114,18 +114,13 @@ def softmax_backward(gradient: torch.Tensor, weights: torch.Tensor) -> torch.Ten
     return torch._softmax_backward_data(gradient, weights, -1, weights.dtype)
 
 
-def wide_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Returns x · weightᵀ + bias, computed in float32 by oneDNN if that is faster. It has no gradient."""
+def wide_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, then: str = "none") -> torch.Tensor:
+    """Returns then(x · weightᵀ + bias), `then` being "none" or "gelu": in float32, rounded once. It has no gradient."""
+    wide = [None if operand is None else operand.float() for operand in (x, weight, bias)]
     if _is_onednn_faster():
-        return onednn_linear(x, weight, bias)
-    wide = [None if operand is None else operand.float() for operand in (x, weight, bias)]
-    return torch.nn.functional.linear(*wide).to(x.dtype)
-
-
-def onednn_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, then: str = "none") -> torch.Tensor:
-    """Returns then(x · weightᵀ + bias), computed in float32, `then` being "none" or "gelu". It has no gradient."""
-    wide = [None if operand is None else operand.float() for operand in (x, weight, bias)]
-    return torch.ops.mkldnn._linear_pointwise(*wide, then, [], "none").to(x.dtype)
+        return torch.ops.mkldnn._linear_pointwise(*wide, then, [], "none").to(x.dtype)
+    y = torch.nn.functional.linear(*wide)
+    return (torch.ops.aten.gelu_(y) if then == "gelu" else y).to(x.dtype)
 
 
 @torch.no_grad()
@@ -201,10 +196,10 @@ def _is_onednn_faster() -> bool:
 
 @functools.cache
 def _has_fast_onednn() -> bool:
-    """Whether oneDNN multiplies float32 matrices faster than PyTorch's own MKL: with AVX-512, unless Intel made it.
+    """Whether oneDNN is taken to multiply float32 matrices faster: with AVX-512, but not where MKL runs on Intel's.
 
-    MKL makes no use of AVX-512 on a processor by AMD; with AVX2 alone it is as fast, and oneDNN's GELU slow. On the one
-    Xeon that was measured MKL was faster.
+    MKL makes no use of AVX-512 on a processor by AMD. On the one AMD with AVX2 alone that was measured, oneDNN was slow
+    with Keras's layout of kernels and in its GELU; on the one Xeon, MKL was faster.
     """
     return _has_onednn() and torch.backends.cpu.get_cpu_capability() == "AVX512" and not _has_mkl_of_intel()
 
