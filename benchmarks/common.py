@@ -120,7 +120,7 @@ def product_rate(rounds: int) -> float:
     from videoswin_keras.nn.linear import linear
 
     class Product(keras.layers.Layer):
-        """A product as the models have it computed: PyTorch's own is not its fastest."""
+        """A product as the models have it computed: PyTorch's own is not its fastest everywhere."""
 
         def build(self, input_shape: tuple) -> None:
             self.dense = keras.layers.Dense(SIZE, use_bias=False)

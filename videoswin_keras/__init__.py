@@ -9,11 +9,12 @@ from pathlib import Path
 from videoswin_keras.backend import choose_backend, choose_tensorflow_products
 
 if "keras" not in sys.modules:  # once Keras is imported, its backend is decided
+    _is_command_line = Path(sys.argv[0]).stem == "videoswin"
     try:
-        if choose_backend() == "tensorflow" and Path(sys.argv[0]).stem == "videoswin":
-            choose_tensorflow_products()  # in the command line alone: the variable is for all of a process
+        if choose_backend() == "tensorflow" and _is_command_line:  # whose process is not the user's own
+            choose_tensorflow_products()
     except ImportError as error:
-        if Path(sys.argv[0]).stem != "videoswin":
+        if not _is_command_line:
             raise
         sys.exit(f"videoswin: error: {error}")  # the command line gives one line, no traceback
 

@@ -1,4 +1,4 @@
-"""Sees to it that Keras starts on a backend that is installed."""
+"""Sees to it that Keras starts on a backend that is installed, and TensorFlow with its faster products."""
 
 import contextlib
 import importlib.util

@@ -27,7 +27,7 @@ def test_every_product_is_counted(monkeypatch):
     model = VideoSwinT((None, None, None, 3), num_classes=5, **small)
     size = (5, 41, 30)
     # Fused products are not counted, nor those of oneDNN.
-    monkeypatch.setattr(torch_functions, "is_widened", lambda x: False)
+    monkeypatch.setattr(torch_functions, "takes_wide_linear", lambda x: False)
     products = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     with products, FlopCounterMode(display=False) as counter:
         model(np.ones((1, *size, 3), "float32"))

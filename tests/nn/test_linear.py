@@ -158,18 +158,16 @@ def test_gelu_of_emulated_half_precision_is_rounded_once(dtype, monkeypatch):
 
     from videoswin_keras.nn import torch_functions
 
-    monkeypatch.setattr(torch_functions, "_emulated", lambda: frozenset([getattr(torch, dtype)]))
+    dtype = getattr(torch, dtype)
+    monkeypatch.setattr(torch_functions, "_emulated", lambda: frozenset([dtype]))
     generator = torch.Generator().manual_seed(0)
-    x, kernel, bias = (
-        torch.randn(shape, generator=generator).to(getattr(torch, dtype)) for shape in ((64, 9), (9, 9), 9)
-    )
+    x, kernel, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in ((64, 9), (9, 9), 9))
     before = [operand.clone() for operand in (x, kernel, bias)]
     with torch.no_grad():
         found = torch_functions.linear_gelu(x, kernel, bias)
-    sums = x.double() @ kernel.double() + bias.double()
-    expected = torch.nn.functional.gelu(sums)
+    expected = torch.nn.functional.gelu(x.double() @ kernel.double() + bias.double())
     # Half a unit in the last place, and float32's own error where a GELU is nearly nothing.
-    unit = torch.finfo(getattr(torch, dtype)).eps
+    unit = torch.finfo(dtype).eps
     assert ((found.double() - expected).abs() <= 0.501 * unit * expected.abs() + 2e-6).all()
     for operand, kept in zip((x, kernel, bias), before, strict=True):
         assert torch.equal(operand, kept)

@@ -65,16 +65,16 @@ class WideLinear(torch.autograd.Function):
 
 def linear(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Returns x · kernel + bias: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None."""
-    if is_widened(x):
+    if takes_wide_linear(x):
         return WideLinear.apply(x, kernel, bias) if torch.is_grad_enabled() else wide_linear(x, kernel.t(), bias)
     return torch.nn.functional.linear(x, kernel.t(), bias)
 
 
 def linear_gelu(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Returns gelu(x · kernel + bias)."""
-    if torch.is_grad_enabled() or is_traced():
+    if torch.is_grad_enabled() or is_traced():  # nothing in place in what is recorded or traced
         return torch.nn.functional.gelu(linear(x, kernel, bias))
-    if is_widened(x):
+    if takes_wide_linear(x):
         return wide_linear(x, kernel.t(), bias, "gelu")
     return torch.ops.aten.gelu_(linear(x, kernel, bias))
 
@@ -161,7 +161,7 @@ def fused_adam(
             weight.copy_(changed)
 
 
-def is_widened(x: torch.Tensor) -> bool:
+def takes_wide_linear(x: torch.Tensor) -> bool:
     """Whether `x` is multiplied by `wide_linear`: on a CPU, not while a program is traced."""
     if x.device.type != "cpu" or is_traced():  # first: what follows cannot be traced
         return False
@@ -201,10 +201,10 @@ def _has_fast_onednn() -> bool:
     MKL makes no use of AVX-512 on a processor by AMD. On the one AMD with AVX2 alone that was measured, oneDNN was slow
     with Keras's layout of kernels and in its GELU; on the one Xeon, MKL was faster.
     """
-    return _has_onednn() and torch.backends.cpu.get_cpu_capability() == "AVX512" and not _has_mkl_of_intel()
+    return _has_onednn() and torch.backends.cpu.get_cpu_capability() == "AVX512" and not _runs_mkl_on_intel()
 
 
-def _has_mkl_of_intel() -> bool:
+def _runs_mkl_on_intel() -> bool:
     capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.6 has none
     return torch.backends.mkl.is_available() and str(capabilities.get("cpu_name")).startswith("Intel")
 
