@@ -199,8 +199,8 @@ def _product_with_transposed(one: Any, other: Any) -> Any:
 
 
 def _product_of_transposed(one: Any, other: Any) -> Any:
-    """Returns oneᵀ · other, of the same dtype."""
-    if pieces.multiplies_in_float32(one, one.dtype):
+    """Returns oneᵀ · other, of the same dtype; on JAX on a CPU the smaller of the two is transposed."""
+    if keras.backend.backend() == "jax" and pieces.is_on_cpu(one):
         from videoswin_keras.nn import jax_functions
 
         return jax_functions.product_of_transposed(one, other)

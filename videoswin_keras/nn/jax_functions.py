@@ -143,8 +143,8 @@ layer_normalization.defvjp(
 
 
 def wide_product(one: jax.Array, other: jax.Array) -> jax.Array:
-    """Returns one · other in float32: of bfloat16, with neither transposed, in half the time on a CPU."""
-    return jnp.matmul(one, other, preferred_element_type=jnp.float32)
+    """Returns one · other at least in float32: of bfloat16, with neither transposed, in half the time on a CPU."""
+    return jnp.matmul(one, other, preferred_element_type=jnp.promote_types(one.dtype, jnp.float32))
 
 
 def product_with_transposed(one: jax.Array, other: jax.Array) -> jax.Array:
@@ -154,7 +154,7 @@ def product_with_transposed(one: jax.Array, other: jax.Array) -> jax.Array:
 
 
 def product_of_transposed(one: jax.Array, other: jax.Array) -> jax.Array:
-    """Returns oneᵀ · other, of bfloat16; the smaller of the two is transposed."""
+    """Returns oneᵀ · other, of the same dtype; the smaller of the two is transposed."""
     one, other = jax.lax.optimization_barrier((one, other))
     if one.shape[-1] <= other.shape[-1]:
         return wide_product(transposed(one), other).astype(one.dtype)
