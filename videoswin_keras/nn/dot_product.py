@@ -110,28 +110,26 @@ def attend_to(query: Any, key: Any, value: Any, visible: Any, in_pieces: bool) -
 
         bias = ops.cast(ops.where(ops.expand_dims(ops.expand_dims(visible, 1), 1), 0.0, windows.HIDDEN), query.dtype)
         attended = torch_functions.attention(query, key, value, bias)
-    elif in_pieces:
-
-        def of_heads(query: Any, key: Any, value: Any, _: Any) -> Any:
-            return _attended_where(visible, query, key, value)
-
-        bytes_each = 4 * queries * ops.shape(key)[2]  # attention weights of a head
-        attended = pieces.over_windows(of_heads, [query, key, value], None, bytes_each)
     else:
-        attended = _attended_where(visible, query, key, value)
+        visible = ops.expand_dims(ops.expand_dims(visible, 1), 3)
+        arrays = [query, key, value, ops.broadcast_to(visible, (*ops.shape(key)[:-1], 1))]
+        if in_pieces:
+            bytes_each = 4 * queries * ops.shape(key)[2]  # attention weights of a head
+            attended = pieces.over_windows(lambda *heads: _attended_where(*heads[:-1]), arrays, None, bytes_each)
+        else:
+            attended = _attended_where(*arrays)
     return ops.reshape(ops.transpose(attended, (0, 2, 1, 3)), (-1, queries, channels))
 
 
-def _attended_where(visible: Any, query: Any, key: Any, value: Any) -> Any:
-    """Attends by explicit products to the tokens that are visible: (batch, tokens)."""
+def _attended_where(query: Any, key: Any, value: Any, visible: Any) -> Any:
+    """Attends by explicit products to the tokens that are visible: (batch, heads, tokens, 1)."""
     query = query * ops.shape(query)[-1] ** -0.5
     if not pieces.is_on_cpu(query):
-        visible = ops.expand_dims(ops.expand_dims(visible, 1), 1)
+        visible = _transposed(visible)
         return _attended(ops.where(visible, _product(query, _transposed(key)), windows.HIDDEN), value)
     # What hides the others is one more channel of the keys: it takes no pass over the logits. As a bias TensorFlow 2.21
     # fuses it in a loop with oneDNN, and returns empty tensors.
-    hidden = ops.expand_dims(ops.expand_dims(ops.where(visible, 0.0, windows.HIDDEN), 1), 3)
-    hidden = ops.broadcast_to(ops.cast(hidden, key.dtype), (*ops.shape(key)[:-1], 1))
+    hidden = ops.cast(ops.where(visible, 0.0, windows.HIDDEN), key.dtype)
     query = ops.concatenate([query, ops.ones_like(query[..., :1])], axis=-1)
     return _attended(_product(query, _transposed(ops.concatenate([key, hidden], axis=-1))), value)
 
