@@ -1,7 +1,6 @@
 """`videoswin stream`, as a user types it."""
 
 import functools
-import gc
 import json
 import logging
 import os
@@ -80,19 +79,17 @@ def test_ctrl_c_and_resume(night, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ctrl_c_where_python_drops_the_exception(night, tmp_path, capsys, monkeypatch):
-    """In a callback of the garbage collector."""
+    """In a finalizer, as in a callback of the garbage collector."""
     results = Run.results
 
-    def callback(phase, info):
-        if phase == "stop":
+    class Interrupting:
+        def __del__(self):
             signal.raise_signal(signal.SIGINT)
 
     def interrupted(self):
         for count, result in enumerate(results(self)):
             if count == 20:
-                gc.callbacks.append(callback)
-                gc.collect()
-                gc.callbacks.remove(callback)
+                Interrupting()  # and gone at once
             yield result
 
     monkeypatch.setattr(Run, "results", interrupted)
