@@ -93,9 +93,13 @@ def test_ctrl_c_where_python_drops_the_exception(night, tmp_path, capsys, monkey
             yield result
 
     monkeypatch.setattr(Run, "results", interrupted)
-    assert main(["stream", str(night), *PICO, "--out", str(tmp_path)]) == 130
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)  # other tests may have left another
+    try:
+        assert main(["stream", str(night), *PICO, "--out", str(tmp_path)]) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, earlier)
     assert "--resume goes on from there" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_folder_of_recordings_some_damaged(night, tmp_path, capsys):

@@ -185,9 +185,12 @@ def _parts(outputs: Any) -> tuple[Any, Any]:
 
 
 def _in_a_row(x: Any) -> Any:
-    """(batch, count, …) → (1, batch · count, …) on JAX, where pieces of one clip after the other are faster."""
+    """(batch, count, …) → (1, batch · count, …) on JAX on a CPU, where pieces of one clip after the other are faster.
+
+    Elsewhere a batch may be spread over several devices: all of them then compute a piece together.
+    """
     batch, count, *rest = ops.shape(x)
-    is_faster = keras.backend.backend() == "jax" and windows.is_static(batch, count)
+    is_faster = keras.backend.backend() == "jax" and is_on_cpu(x) and windows.is_static(batch, count)
     return ops.reshape(x, (1, batch * count, *rest)) if is_faster else x
 
 
