@@ -93,7 +93,7 @@ def test_ctrl_c_where_python_drops_the_exception(night, tmp_path, capsys, monkey
             yield result
 
     monkeypatch.setattr(Run, "results", interrupted)
-    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)  # other tests may have left another
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background has not
     try:
         assert main(["stream", str(night), *PICO, "--out", str(tmp_path)]) == 130
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
