@@ -89,7 +89,7 @@ def test_double_precision(kept, monkeypatch):
     for found, wide in zip(gradients_of(loss, *rounded), gradients_of(loss, qkv, bias), strict=True):
         assert wide.dtype == "float64"
         assert 1e-9 < np.abs(found - wide).max() < 1e-4  # in float32 they differ, and wide ones are not rounded
-        for part in np.array_split(wide, 3, axis=-1):  # of query, key and value
+        for part in np.array_split(wide, 3, axis=-1):  # of query, key and value; of the bias any three
             assert np.abs(part - part.astype("float32")).max() > 1e-9
 
 

@@ -94,7 +94,8 @@ def over_tokens(function: Callable[[Any], Any], x: Any, bytes_each: Any) -> Any:
     """Returns `function(x)`, computed in pieces.
 
     Args:
-        function: From (batch, tokens, channels) to the same shape, each token alone.
+        function: From (batch, tokens, channels) to the same shape, each token alone; a piece may be of several clips,
+            as if of one.
         x: (batch, …, channels).
         bytes_each: Bytes of intermediate values that a token needs.
     """
@@ -118,7 +119,8 @@ def over_windows(
     Args:
         function: Takes pieces of the arrays, and masks (windows or 1, tokens, tokens), None where there are none.
             Returns what has the shape of the first, or fewer channels, each window alone; or a tuple of that and of a
-            tensor that is summed over the pieces.
+            tensor that is summed over the pieces. A piece may be of several clips, as if of one: what differs between
+            clips must be among the arrays.
         arrays: Each (batch, windows, tokens, channels), the first with the most channels. Heads will do for windows.
         seam: The masks of the windows, or None.
         bytes_each: Bytes of intermediate values that a window needs.
@@ -187,11 +189,13 @@ def _parts(outputs: Any) -> tuple[Any, Any]:
 def _in_a_row(x: Any) -> Any:
     """(batch, count, …) → (1, batch · count, …) on JAX on a CPU, where pieces of one clip after the other are faster.
 
-    Elsewhere a batch may be spread over several devices: all of them then compute a piece together.
+    Not on several devices: a batch that is spread over them would be gathered. Not outside `jit`: it would be a copy.
     """
     batch, count, *rest = ops.shape(x)
-    is_faster = keras.backend.backend() == "jax" and is_on_cpu(x) and windows.is_static(batch, count)
-    return ops.reshape(x, (1, batch * count, *rest)) if is_faster else x
+    if keras.backend.backend() != "jax" or not windows.is_static(batch, count) or would_compile_each_time(x):
+        return x
+    is_one = is_on_cpu(x) and len(keras.distribution.list_devices()) == 1
+    return ops.reshape(x, (1, batch * count, *rest)) if is_one else x
 
 
 def _cut(x: Any, length: int) -> Any:
