@@ -125,8 +125,8 @@ def _attended_where(query: Any, key: Any, value: Any, visible: Any) -> Any:
     """Attends by explicit products to the tokens that are visible: (batch, heads, tokens, 1)."""
     query = query * ops.shape(query)[-1] ** -0.5
     if not pieces.is_on_cpu(query):
-        visible = _transposed(visible)
-        return _attended(ops.where(visible, _product(query, _transposed(key)), windows.HIDDEN), value)
+        logits = _product(query, _transposed(key))
+        return _attended(ops.where(_transposed(visible), logits, windows.HIDDEN), value)
     # What hides the others is one more channel of the keys: it takes no pass over the logits. As a bias TensorFlow 2.21
     # fuses it in a loop with oneDNN, and returns empty tensors.
     hidden = ops.cast(ops.where(visible, 0.0, windows.HIDDEN), key.dtype)

@@ -1,7 +1,7 @@
 """Work cut into pieces, so that what is computed on the way stays in a processor's cache.
 
 On a CPU, what a block computes is bound by memory as soon as the attention weights and the hidden layer of whole clips
-are written there. So they are computed for a few windows, or a few tokens, of each clip at a time. On a GPU the pieces
+are written there. So they are computed for a few windows, or a few tokens, at a time. On a GPU the pieces
 are large: there they only bound what is held at once.
 """
 
@@ -100,14 +100,17 @@ def over_tokens(function: Callable[[Any], Any], x: Any, bytes_each: Any) -> Any:
         bytes_each: Bytes of intermediate values that a token needs.
     """
     shape = ops.shape(x)
-    tokens = _in_a_row(ops.reshape(x, (shape[0], math.prod(shape[1:-1]), shape[-1])))
-    length = piece_length(tokens, ops.shape(tokens)[1], bytes_each)
+    rows = _in_a_row(x)
+    batch, *sides, channels = ops.shape(rows)
+    count = math.prod(sides)
+    length = piece_length(rows, count, bytes_each)
     if length is None:
         return function(x)
+    tokens = ops.reshape(rows, (batch, count, channels))
     if keras.backend.backend() == "torch":
         outputs = _one_by_one(lambda piece, _: function(piece), [tokens], None, length, by_mask=False)
     else:
-        outputs = _in_a_loop(lambda piece, _: function(piece), [tokens], None, length)
+        outputs = _in_a_loop(lambda piece, _: function(piece), [tokens], None, length, (batch, count))
     return ops.reshape(outputs, shape)
 
 
@@ -133,9 +136,7 @@ def over_windows(
         return _one_by_one(function, arrays, seam, length, by_mask)
     if length is None:
         return function(*arrays, None if seam is None else seam.masks(seam.kinds))
-    output, total = _parts(_in_a_loop(function, rows, seam, length))
-    output = ops.reshape(output, (*ops.shape(arrays[0])[:-1], ops.shape(output)[-1]))
-    return output if total is None else (output, total)
+    return _in_a_loop(function, rows, seam, length, ops.shape(arrays[0])[:2])
 
 
 def _one_by_one(function: Callable, arrays: list, seam: windows.Seam | None, length: int | None, by_mask: bool) -> Any:
@@ -162,7 +163,8 @@ def _masks(seam: windows.Seam, first: int, last: int, are_same: bool) -> Any:
     return seam.masks(seam.kinds[first : first + 1]) if seam.regions[seam.kinds[first]].any() else None
 
 
-def _in_a_loop(function: Callable, arrays: list, seam: windows.Seam | None, length: int) -> Any:
+def _in_a_loop(function: Callable, arrays: list, seam: windows.Seam | None, length: int, leading: tuple) -> Any:
+    """Takes `length` windows at a time; outputs are (*leading, …)."""
     pieces = [_cut(x, length) for x in arrays]
     if seam is not None:
         kinds = np.tile(seam.kinds, ops.shape(arrays[0])[1] // len(seam.kinds))
@@ -178,7 +180,8 @@ def _in_a_loop(function: Callable, arrays: list, seam: windows.Seam | None, leng
     else:
         output, total = _parts(ops.map(lambda piece: of_piece(*piece), tuple(pieces)))
         total = None if total is None else ops.sum(total, axis=0)
-    return _joined(output) if total is None else (_joined(output), total)
+    output = _joined(output, leading)
+    return output if total is None else (output, total)
 
 
 def _parts(outputs: Any) -> tuple[Any, Any]:
@@ -204,7 +207,6 @@ def _cut(x: Any, length: int) -> Any:
     return ops.swapaxes(ops.reshape(x, (batch, count // length, length, *rest)), 0, 1)
 
 
-def _joined(pieces: Any) -> Any:
-    """Undoes `_cut`."""
-    count, batch, length, *rest = ops.shape(pieces)
-    return ops.reshape(ops.swapaxes(pieces, 0, 1), (batch, count * length, *rest))
+def _joined(pieces: Any, leading: tuple) -> Any:
+    """Undoes `_cut`: (pieces, batch, length, …) → (*leading, …), the batch and the count."""
+    return ops.reshape(ops.swapaxes(pieces, 0, 1), (*leading, *ops.shape(pieces)[3:]))
