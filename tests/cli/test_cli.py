@@ -175,10 +175,11 @@ def test_convert(tmp_path, capsys):
     assert not (tmp_path / "other.weights.h5").exists()
 
 
-def test_demo(tmp_path, capsys):
+def test_demo(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", [".venv/bin/videoswin"])  # where it was called, which need not be on the path
     assert main(["demo", "--output", str(tmp_path / "new" / "folder")]) == 0
     printed = capsys.readouterr().out
-    assert printed.count(f"Now: KERAS_BACKEND={keras.backend.backend()} videoswin ") == 2
+    assert printed.count(f"Now: KERAS_BACKEND={keras.backend.backend()} .venv/bin/videoswin ") == 2
     classified, streamed = printed.split("\n\nDrew a night")
     lines = classified.splitlines()[2:]
     paths, best = lines[::3], [line.split("%  ")[1] for line in lines[1::3]]

@@ -1,5 +1,9 @@
 """What only JAX has: on other backends there is nothing to test."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -26,3 +30,9 @@ if keras.backend.backend() == "jax":
             monkeypatch.setattr(jax_functions.ctypes, "CDLL", lambda _, library=library: library)
             jax_functions.trim()
         assert given == [0]
+
+    def test_a_batch_that_is_spread_over_devices_stays_there():
+        variables = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+        script = [sys.executable, str(Path(__file__).parent / "over_devices.py")]
+        result = subprocess.run(script, env=variables, capture_output=True, text=True, check=False)
+        assert result.stdout == "stays\n", result.stderr

@@ -79,7 +79,7 @@ def test_gradients(lengths, shifted, use_rematerialization):
         np.testing.assert_allclose(gradients[path], gradient, atol=1e-5 * np.abs(gradient).max(), err_msg=path)
 
 
-@pytest.mark.parametrize("filled", [0, 2])
+@pytest.mark.parametrize("filled", [(0, 0), (2, 1)])  # in each of two streams
 def test_a_memory(piece_bytes, chosen, filled):
     """A few heads at a time but on PyTorch, whose attention is fused."""
     keras.utils.set_random_seed(0)
@@ -91,7 +91,7 @@ def test_a_memory(piece_bytes, chosen, filled):
     count = keras.Input((), dtype="int32")
     output, states = memory(tokens, [queue, count])
     arrays = [generator.normal(size=(2, *x.shape[1:])).astype("float32") for x in (tokens, queue)]
-    arrays.append(np.full(2, filled, "int32"))
+    arrays.append(np.array(filled, "int32"))
     chosen.clear()
     found = keras.Model([tokens, queue, count], [output, *states]).predict_on_batch(arrays)
     several = 4 if keras.backend.backend() == "jax" and pieces.is_on_cpu(tokens) else 2  # of one clip, or of both
@@ -101,6 +101,27 @@ def test_a_memory(piece_bytes, chosen, filled):
         output, states = memory(arrays[0], arrays[1:])
     for one, expected in zip(found, [output, *states], strict=True):
         np.testing.assert_allclose(one, ops.convert_to_numpy(expected), atol=2e-6)
+
+
+def test_over_tokens(piece_bytes):
+    shapes = []
+
+    class Doubled(keras.layers.Layer):
+        def call(self, x):
+            shapes.clear()
+
+            def function(x):
+                shapes.append(tuple(x.shape))
+                return 2 * x
+
+            return pieces.over_tokens(function, x, 2**10)
+
+    x = np.random.default_rng(0).normal(size=(2, 6, 7, 8)).astype("float32")
+    outputs = keras.Sequential([keras.Input(x.shape[1:], batch_size=2), Doubled()]).predict_on_batch(x)
+    np.testing.assert_array_equal(outputs, 2 * x)
+    of_each, in_a_row = {2**12: (2, 4), 2**16: (21, 42)}[piece_bytes]  # divisors of 42 and of 84
+    is_in_a_row = keras.backend.backend() == "jax" and pieces.is_on_cpu(x)
+    assert set(shapes) == {(1, in_a_row, 8) if is_in_a_row else (2, of_each, 8)}
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "bfloat16", "mixed_float16"])

@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import keras
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         path = folder / f"{motion.replace(' ', '_')}.mp4"
         write_video(path, moving_shape(number, SEED + number, frames=48, size=(128, 128)))
         videos.append(str(path))
-    program = f"KERAS_BACKEND={keras.backend.backend()} videoswin"
+    program = f"KERAS_BACKEND={keras.backend.backend()} {sys.argv[0]}"
     chosen = ["--weights", WEIGHTS, "--top", "2"]
     print(f"Drew {len(videos)} videos. Now: {program} classify {folder}/*.mp4 {' '.join(chosen)}\n", flush=True)
     code = main(["classify", *videos, *chosen])
