@@ -7,6 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import keras
+import numpy as np
+
+from videoswin_keras.nn import pieces
+from videoswin_keras.nn.block import VideoSwinBlock
 
 if keras.backend.backend() == "jax":
     import jax
@@ -36,3 +40,15 @@ if keras.backend.backend() == "jax":
         script = [sys.executable, str(Path(__file__).parent / "over_devices.py")]
         result = subprocess.run(script, env=variables, capture_output=True, text=True, check=False)
         assert result.stdout == "stays\n", result.stderr
+
+    def test_an_export_of_any_batch_is_in_pieces(monkeypatch):
+        monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": 2**12, "gpu": 2**12})
+        block = VideoSwinBlock(num_heads=2, window_size=(2, 3, 3), shifted=True)
+        block.build((None, 4, 6, 9, 8))
+        clips = np.random.default_rng(0).normal(size=(3, 4, 6, 9, 8)).astype("float32")
+        batch = jax.export.symbolic_shape("batch")
+        exported = jax.export.export(jax.jit(block))(jax.ShapeDtypeStruct((*batch, *clips.shape[1:]), "float32"))
+        assert "while" in exported.mlir_module()
+        with pieces.whole():
+            expected = block(clips)
+        np.testing.assert_allclose(exported.call(clips), expected, atol=2e-6)
