@@ -196,7 +196,7 @@ def _class_names(labels: Sequence[str] | None, model: VideoSwinClassifier) -> tu
     names = tuple(labels or (f"class {index}" for index in range(classes)))
     if len(names) != classes:
         raise ValueError(
-            f"The model has {classes} classes, but there are {len(names)} class names. Is it the right list?"
+            f"The model has {classes} classes, but the list of class names has {len(names)}. Is it the right list?"
         )
     return names
 

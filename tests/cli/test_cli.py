@@ -69,7 +69,7 @@ def test_classify_with_own_classes(video, tmp_path, capsys):
     assert "%  class, 0" in capsys.readouterr().out.splitlines()[1]
     names.write_text("one\ntwo\n")
     assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--classes", str(names)]) == 2
-    assert "8 classes, but there are 2 class names" in capsys.readouterr().err
+    assert "8 classes, but the list of class names has 2" in capsys.readouterr().err
     names.write_text("one\ntwo\none\n")
     assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--classes", str(names)]) == 2
     assert "'one' twice" in capsys.readouterr().err

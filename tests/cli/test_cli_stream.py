@@ -201,7 +201,7 @@ def test_a_camera_for_some_hours(tmp_path, monkeypatch):
         (["{video}", "--save-every", "0"], "--save-every must be positive"),
         (["{video}", "--classes", "{video}"], "--classes must be a text file"),
         (["{video}", "--classes", "{gaps}"], "No class may be called 'unscored'"),
-        (["{video}", "--classes", "{names}"], "8 classes, but there are 2 class names"),
+        (["{video}", "--classes", "{names}"], "8 classes, but the list of class names has 2"),
         (["{video}", "--start", "tonight"], "--start must be a date and time"),
         (["{video}", "{video}", "--start", "2026-11-20"], "--start is for one recording"),
         (["{video}", "{video}"], "Two recordings would have the folder"),
