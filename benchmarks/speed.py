@@ -411,4 +411,4 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("Stopped: the JSON file holds the cells that were measured.")
+        sys.exit("Stopped. The JSON file holds the cells that were measured, if any; table and plot were not written.")

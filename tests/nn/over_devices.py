@@ -1,16 +1,16 @@
-"""Runs a block on two JAX devices, a clip on each: see `test_jax_functions.py`."""
+"""Runs and differentiates a block on two JAX devices, a clip on each: see `test_jax_functions.py`."""
 
 import jax
 import keras
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from videoswin_keras.nn import pieces
+from videoswin_keras.nn import dot_product, pieces
 from videoswin_keras.nn.block import VideoSwinBlock
 
 
 def run() -> None:
-    pieces.PIECE_BYTES["cpu"] = 2**12
+    pieces.PIECE_BYTES["cpu"], dot_product.KEPT_BYTES = 2**12, 0
     keras.utils.set_random_seed(0)
     block = VideoSwinBlock(num_heads=2, window_size=(2, 3, 3), shifted=True)
     block.build((None, 4, 6, 9, 8))
@@ -18,11 +18,21 @@ def run() -> None:
     mesh = Mesh(np.array(jax.devices()), ("batch",))
     assert mesh.size == 2
     spread = jax.device_put(clips, NamedSharding(mesh, PartitionSpec("batch")))
-    compiled = jax.jit(block).lower(spread).compile()
-    assert "all-gather" not in compiled.as_text()
-    with pieces.whole():
-        expected = block(clips)
-    np.testing.assert_allclose(compiled(spread), expected, atol=2e-6)
+    weights, others = (
+        [one.value for one in part] for part in (block.trainable_variables, block.non_trainable_variables)
+    )
+
+    def loss(weights: list, clips: jax.Array) -> jax.Array:
+        outputs, _ = block.stateless_call(weights, others, clips, training=True)
+        return (outputs**2).sum()
+
+    for function in (lambda weights, clips: block.stateless_call(weights, others, clips)[0], jax.grad(loss)):
+        compiled = jax.jit(function).lower(weights, spread).compile()
+        assert "all-gather" not in compiled.as_text()
+        with pieces.whole():
+            expected = function(weights, clips)
+        for one, other in zip(*(jax.tree.leaves(x) for x in (compiled(weights, spread), expected)), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())
     print("stays")
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 
-from videoswin_keras.nn import pieces
+from videoswin_keras.nn import dot_product, pieces
 from videoswin_keras.nn.block import VideoSwinBlock
 
 if keras.backend.backend() == "jax":
@@ -52,3 +52,28 @@ if keras.backend.backend() == "jax":
         with pieces.whole():
             expected = block(clips)
         np.testing.assert_allclose(exported.call(clips), expected, atol=2e-6)
+
+    def test_what_is_traced_beside_constants(monkeypatch):
+        """All are put in a row, or none."""
+        monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": 2**10, "gpu": 2**10})
+        generator = np.random.default_rng(0)
+        queries, keys, values = (generator.normal(size=(2, *size)) for size in ((6, 16), (4, 8, 4), (4, 8, 4)))
+        constants = [jax.numpy.asarray(keys, "float32"), jax.numpy.asarray(values, "float32"), np.ones((2, 8), bool)]
+        queries = jax.numpy.asarray(queries, "float32")
+        outputs = jax.jit(lambda x: dot_product.attend_to(x, *constants, in_pieces=True))(queries)
+        expected = dot_product.attend_to(queries, *constants, in_pieces=False)
+        np.testing.assert_allclose(outputs, expected, atol=1e-6)
+
+    def test_what_has_values_is_not_copied():
+        arrays = [jax.numpy.ones((2, 3, 4))]
+        assert pieces._in_a_row(arrays) is arrays
+
+    def test_of_two_factors_the_smaller_is_transposed(monkeypatch):
+        shapes, transposed = [], jax_functions.transposed
+        monkeypatch.setattr(jax_functions, "transposed", lambda x: shapes.append(x.shape) or transposed(x))
+        for widths in ((3, 5), (5, 3)):
+            one, other = (np.full((2, 1, 7, width), width, "float32") for width in widths)
+            shapes.clear()
+            product = dot_product._product_of_transposed(jax.numpy.asarray(one), jax.numpy.asarray(other))
+            np.testing.assert_array_equal(product, np.full((2, 1, *widths), 3 * 5 * 7))
+            assert shapes[0] == (2, 1, 7, 3)

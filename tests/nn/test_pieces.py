@@ -103,7 +103,9 @@ def test_a_memory(piece_bytes, chosen, filled):
         np.testing.assert_allclose(one, ops.convert_to_numpy(expected), atol=2e-6)
 
 
-def test_over_tokens(piece_bytes):
+@pytest.mark.parametrize("is_on_cpu", [True, False])  # computed on a CPU, either way
+def test_over_tokens(piece_bytes, is_on_cpu, monkeypatch):
+    monkeypatch.setattr(pieces, "is_on_cpu", lambda _: is_on_cpu)
     shapes = []
 
     class Doubled(keras.layers.Layer):
@@ -120,7 +122,7 @@ def test_over_tokens(piece_bytes):
     outputs = keras.Sequential([keras.Input(x.shape[1:], batch_size=2), Doubled()]).predict_on_batch(x)
     np.testing.assert_array_equal(outputs, 2 * x)
     of_each, in_a_row = {2**12: (2, 4), 2**16: (21, 42)}[piece_bytes]  # divisors of 42 and of 84
-    is_in_a_row = keras.backend.backend() == "jax" and pieces.is_on_cpu(x)
+    is_in_a_row = keras.backend.backend() == "jax" and is_on_cpu
     assert set(shapes) == {(1, in_a_row, 8) if is_in_a_row else (2, of_each, 8)}
 
 

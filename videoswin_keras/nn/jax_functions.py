@@ -179,7 +179,7 @@ def loop(function: Callable, pieces: list) -> tuple[Any, Any]:
     outputs = first if is_in_place else first[..., : shape.shape[-1]]
     total = None
     if term_shape is not None:
-        total = jnp.zeros(term_shape.shape, term_shape.dtype) + (0 * first.ravel()[0]).astype(term_shape.dtype)
+        total = jnp.zeros(term_shape.shape, term_shape.dtype) + (0 * first[(0,) * first.ndim]).astype(term_shape.dtype)
 
     def body(index: Any, carried: tuple) -> tuple:
         outputs, total = carried

@@ -39,8 +39,8 @@ def piece_length(x: Any, count: Any, bytes_each: Any) -> int | None:
     """Returns how many items make a piece, a divisor of `count`; None where all of them are one.
 
     Args:
-        x: Tensor that is computed on, (batch, count, …). A batch that is not known counts as one clip.
-        count: Items of a clip; a number that is not known makes one piece.
+        x: Tensor that is computed on, (batch, …). A batch that is not known counts as one.
+        count: Items of each one of the batch; a number that is not known makes one piece.
         bytes_each: Bytes of intermediate values that an item needs.
     """
     if _is_whole.get() or not windows.is_static(count, bytes_each) or would_compile_each_time(x):
@@ -96,11 +96,11 @@ def over_tokens(function: Callable[[Any], Any], x: Any, bytes_each: Any) -> Any:
     Args:
         function: From (batch, tokens, channels) to the same shape, each token alone; a piece may be of several clips,
             as if of one.
-        x: (batch, …, channels).
+        x: (batch, …, channels), with at least one axis between.
         bytes_each: Bytes of intermediate values that a token needs.
     """
     shape = ops.shape(x)
-    rows = _in_a_row(x)
+    (rows,) = _in_a_row([x])
     batch, *sides, channels = ops.shape(rows)
     count = math.prod(sides)
     length = piece_length(rows, count, bytes_each)
@@ -129,7 +129,7 @@ def over_windows(
         bytes_each: Bytes of intermediate values that a window needs.
         by_mask: Whether on PyTorch only windows of one mask are taken together, where its fused attention is fast.
     """
-    rows = [_in_a_row(x) for x in arrays]
+    rows = _in_a_row(arrays)
     length = piece_length(rows[0], ops.shape(rows[0])[1], bytes_each)
     by_mask = by_mask and seam is not None and isinstance(seam.kinds, np.ndarray) and not _is_whole.get()
     if keras.backend.backend() == "torch" and (length or by_mask):
@@ -189,16 +189,18 @@ def _parts(outputs: Any) -> tuple[Any, Any]:
     return (outputs[0], outputs[1]) if isinstance(outputs, tuple | list) else (outputs, None)
 
 
-def _in_a_row(x: Any) -> Any:
-    """(batch, count, …) → (1, batch · count, …) on JAX on a CPU, where pieces of one clip after the other are faster.
+def _in_a_row(arrays: list) -> list:
+    """Each (batch, count, …) → (1, batch · count, …) on JAX on a CPU: pieces of one clip after the other are faster.
 
     Not on several devices: a batch that is spread over them would be gathered. Not outside `jit`: it would be a copy.
     """
-    batch, count, *rest = ops.shape(x)
-    if keras.backend.backend() != "jax" or not windows.is_static(batch, count) or would_compile_each_time(x):
-        return x
-    is_one = is_on_cpu(x) and len(keras.distribution.list_devices()) == 1
-    return ops.reshape(x, (1, batch * count, *rest)) if is_one else x
+    first = arrays[0]
+    batch, count = ops.shape(first)[:2]
+    if keras.backend.backend() != "jax" or not windows.is_static(batch, count) or would_compile_each_time(first):
+        return arrays
+    if not is_on_cpu(first) or len(keras.distribution.list_devices()) > 1:
+        return arrays
+    return [ops.reshape(x, (1, batch * count, *ops.shape(x)[2:])) for x in arrays]
 
 
 def _cut(x: Any, length: int) -> Any:
