@@ -18,15 +18,16 @@ def run() -> None:
     mesh = Mesh(np.array(jax.devices()), ("batch",))
     assert mesh.size == 2
     spread = jax.device_put(clips, NamedSharding(mesh, PartitionSpec("batch")))
-    weights, others = (
-        [one.value for one in part] for part in (block.trainable_variables, block.non_trainable_variables)
-    )
+    weights = [variable.value for variable in block.trainable_variables]
+    others = [variable.value for variable in block.non_trainable_variables]
+
+    def outputs(weights: list, clips: jax.Array, training: bool = False) -> jax.Array:
+        return block.stateless_call(weights, others, clips, training=training)[0]
 
     def loss(weights: list, clips: jax.Array) -> jax.Array:
-        outputs, _ = block.stateless_call(weights, others, clips, training=True)
-        return (outputs**2).sum()
+        return (outputs(weights, clips, training=True) ** 2).sum()
 
-    for function in (lambda weights, clips: block.stateless_call(weights, others, clips)[0], jax.grad(loss)):
+    for function in (outputs, jax.grad(loss)):
         compiled = jax.jit(function).lower(weights, spread).compile()
         assert "all-gather" not in compiled.as_text()
         with pieces.whole():
