@@ -4,34 +4,26 @@ Tensors are (batch, frames, height, width, channels). Keras's own choice of back
 """
 
 import sys
-from pathlib import Path
 
-from videoswin_keras.backend import choose_backend, choose_tensorflow_products
-
-if "keras" not in sys.modules:  # once Keras is imported, its backend is decided
-    _is_command_line = Path(sys.argv[0]).stem == "videoswin"
-    try:
-        if choose_backend() == "tensorflow" and _is_command_line:  # whose process is not the user's own
-            choose_tensorflow_products()
-    except ImportError as error:
-        if not _is_command_line:
-            raise
-        sys.exit(f"videoswin: error: {error}")  # the command line gives one line, no traceback
-
-from videoswin_keras.checkpoints.errors import CheckpointError
-from videoswin_keras.checkpoints.load import load_checkpoint
-from videoswin_keras.models.backbone import VideoSwinBackbone
-from videoswin_keras.models.classifier import VideoSwinClassifier
-from videoswin_keras.models.conversion import convert, from_checkpoint
-from videoswin_keras.models.recurrent import RecurrentVideoSwin
-from videoswin_keras.models.variants import VideoSwinB, VideoSwinL, VideoSwinS, VideoSwinT
-from videoswin_keras.nn.attention import WindowAttention
-from videoswin_keras.nn.block import VideoSwinBlock, VideoSwinStage
-from videoswin_keras.nn.layers import PatchEmbedding, PatchMerging, PixelNormalization
-from videoswin_keras.nn.memory import FeedbackAttentionMemory, FlatMemoryCell
-from videoswin_keras.training.optimizers import AdamW
+from videoswin_keras.backend import choose_backend, is_command_line
 
 __version__ = "0.1.0"
+
+if not is_command_line():  # which imports what a verb needs when it is called: `--help` needs no backend
+    if "keras" not in sys.modules:  # once Keras is imported, its backend is decided
+        choose_backend()
+    from videoswin_keras.checkpoints.errors import CheckpointError
+    from videoswin_keras.checkpoints.load import load_checkpoint
+    from videoswin_keras.models.backbone import VideoSwinBackbone
+    from videoswin_keras.models.classifier import VideoSwinClassifier
+    from videoswin_keras.models.conversion import convert, from_checkpoint
+    from videoswin_keras.models.recurrent import RecurrentVideoSwin
+    from videoswin_keras.models.variants import VideoSwinB, VideoSwinL, VideoSwinS, VideoSwinT
+    from videoswin_keras.nn.attention import WindowAttention
+    from videoswin_keras.nn.block import VideoSwinBlock, VideoSwinStage
+    from videoswin_keras.nn.layers import PatchEmbedding, PatchMerging, PixelNormalization
+    from videoswin_keras.nn.memory import FeedbackAttentionMemory, FlatMemoryCell
+    from videoswin_keras.training.optimizers import AdamW
 
 __all__ = [
     "AdamW",

@@ -1,13 +1,15 @@
 """Sees to it that Keras starts on a backend that is installed, and TensorFlow with its faster products."""
 
 import contextlib
-import importlib.util
+import itertools
 import json
 import os
 import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from videoswin_keras import optional
 
 BACKENDS = ("torch", "jax", "tensorflow")
 
@@ -24,25 +26,31 @@ def choose_backend() -> str:
     if backend := os.environ.get("KERAS_BACKEND"):
         if backend not in BACKENDS:
             raise ImportError(f"KERAS_BACKEND is {backend!r}. It must be one of {', '.join(BACKENDS)}.")
-        if not importlib.util.find_spec(backend):
-            raise ImportError(
-                f'KERAS_BACKEND is {backend}, which is not installed: pip install "videoswin-keras[{backend}]"'
-            )
+        if not optional.is_installed(backend):
+            raise ImportError(f"KERAS_BACKEND is {backend}, which is not installed: pip install {backend}")
         return backend
     configured = _configured()
-    if importlib.util.find_spec(configured):
+    if optional.is_installed(configured):
         return configured
-    installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    installed = [name for name in BACKENDS if optional.is_installed(name)]
     if not installed:
         raise ImportError(
-            "Keras needs PyTorch, JAX or TensorFlow, and none is installed. Install one: "
-            'pip install "videoswin-keras[torch]" (or [jax], [tensorflow]).'
+            "Keras needs PyTorch, JAX or TensorFlow, and none is installed. Install one: pip install jax "
+            "(or torch, or tensorflow)."
         )
     os.environ["KERAS_BACKEND"] = installed[0]
     print(
         f"{configured} is not installed; Keras runs on {installed[0]} (set KERAS_BACKEND to choose).", file=sys.stderr
     )
     return installed[0]
+
+
+def is_command_line() -> bool:
+    """Whether this process is the command `videoswin`, or `python -m videoswin_keras`, and not a user's own program."""
+    program = sys.argv[0] if sys.argv else ""
+    if program == "-m":  # so it is until Python has found the module
+        return ("-m", "videoswin_keras") in itertools.pairwise(sys.orig_argv)
+    return Path(program).name in ("videoswin", "videoswin.exe", "videoswin-script.py")
 
 
 def choose_tensorflow_products() -> None:

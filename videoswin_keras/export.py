@@ -4,7 +4,6 @@ A model with a memory becomes one step: the clip and the state go in, the output
 """
 
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from videoswin_keras import optional
 from videoswin_keras.atomic import PREFIX, replacing
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.classifier import VideoSwinClassifier
@@ -57,11 +57,8 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
             f"`format` must be one of {', '.join(FORMATS)}; without it, `path` must end in .onnx, or be a folder "
             f"without an ending. Received: path={path}, format={format}."
         )
-    if missing := [name for name in FORMATS[format] if importlib.util.find_spec(name) is None]:
-        raise ImportError(
-            f"This export needs {', '.join(missing)}, not installed here: "
-            'pip install "videoswin-keras[tensorflow,export]"'
-        )
+    if missing := [name for name in FORMATS[format] if not optional.is_installed(name)]:
+        raise ImportError(optional.not_installed("This export", missing))  # imported in a process of its own
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.absolute().parent} to write {path.name} to.")
     if format == "tf_saved_model" and path.exists() and not (path / "saved_model.pb").is_file():

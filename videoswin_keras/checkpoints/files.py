@@ -13,6 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from videoswin_keras import optional
 from videoswin_keras.checkpoints import unpickling
 from videoswin_keras.checkpoints.errors import CheckpointError
 from videoswin_keras.checkpoints.unpickling import Array
@@ -75,7 +76,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
-        raise ImportError(f"Reading the PyTorch file {path} needs PyTorch: pip install torch") from error
+        raise optional.explained(f"Reading the PyTorch file {path}", "torch", error) from error
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         raise ImportError(f"Reading {path} safely needs PyTorch 2.6 or newer, this is {torch.__version__}.")
     try:
@@ -113,7 +114,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         from safetensors.numpy import load_file
     except ImportError as error:
-        raise ImportError(f"Reading {path} needs safetensors: pip install safetensors") from error
+        raise optional.explained(f"Reading {path}", "safetensors", error) from error
     return load_file(path)
 
 

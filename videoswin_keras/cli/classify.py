@@ -16,6 +16,8 @@ EXAMPLES = """examples:
   videoswin classify folder_of_videos --weights my_model.keras --classes my_classes.txt --json results.json
   videoswin classify clip.mp4 --weights swin3d_t.pth --views 12 --top 3"""
 
+NEEDS = ("av", "cv2")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("videos", nargs="+", metavar="VIDEO", help="video files, or folders that are searched for them")

@@ -8,6 +8,8 @@ EXAMPLES = """examples:
   videoswin convert base_something_something_v2 -o base.keras --to keras
   videoswin convert swin_tiny_patch4_window7_224.pth -o inflated.weights.h5 --window 16 7 7"""
 
+NEEDS = ()
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="a file, a URL, or a name of the zoo (see `videoswin models`)")

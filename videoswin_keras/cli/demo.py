@@ -6,13 +6,13 @@ import shutil
 import sys
 from pathlib import Path
 
-import keras
-import numpy as np
+from videoswin_keras.cli import stream
 
 HELP = "Draw synthetic videos of moving shapes, and a night of them, and classify them with the small model that ships."
 EXAMPLES = """examples:
   videoswin demo
   videoswin demo --output my_folder"""
+NEEDS = stream.NEEDS
 
 WEIGHTS = "pico_moving_shapes"
 SEED = 2_000_000  # far from those of training
@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    import keras
+
     from videoswin_keras.cli.main import main
     from videoswin_keras.data.synthetic import MOTIONS, moving_shape, moving_shapes_recording
     from videoswin_keras.video.encode import write_video
@@ -37,9 +39,10 @@ def run(options: argparse.Namespace) -> int:
         path = folder / f"{motion.replace(' ', '_')}.mp4"
         write_video(path, moving_shape(number, SEED + number, frames=48, size=(128, 128)))
         videos.append(str(path))
-    program = f"KERAS_BACKEND={keras.backend.backend()} {sys.argv[0]}"
+    program = f"KERAS_BACKEND={keras.backend.backend()} {_program()}"
     chosen = ["--weights", WEIGHTS, "--top", "2"]
-    print(f"Drew {len(videos)} videos. Now: {program} classify {folder}/*.mp4 {' '.join(chosen)}\n", flush=True)
+    files = f"{shlex.quote(str(folder))}/*.mp4"
+    print(f"Drew {len(videos)} videos. Now: {program} classify {files} {shlex.join(chosen)}\n", flush=True)
     code = main(["classify", *videos, *chosen])
 
     night = folder / "moving_shapes_night" / "night.mp4"
@@ -55,8 +58,17 @@ def run(options: argparse.Namespace) -> int:
     return code
 
 
+def _program() -> str:
+    """Returns how this command was called, as a shell takes it."""
+    if Path(sys.argv[0]).name == "__main__.py":
+        return shlex.join([sys.executable, "-m", "videoswin_keras"])
+    return shlex.quote(sys.argv[0])
+
+
 def night_bouts() -> list[tuple[int | None, int]]:
     """Returns bouts of one motion or another of up to a minute and a half, and an outage of 40 seconds."""
+    import numpy as np
+
     rng = np.random.default_rng(SEED)
     bouts: list[tuple[int | None, int]] = []
     for number in range(16):

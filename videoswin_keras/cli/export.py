@@ -9,6 +9,7 @@ EXAMPLES = """examples:
   videoswin export sows.keras -o sows_saved_model
 
 A model with a memory becomes one step: clip and state in, outputs and new state out; a stream begins with zeros."""
+NEEDS = ()  # what a format needs is checked when it is known
 
 _SIDES = ("batch", "frames", "height", "width", "channels")
 

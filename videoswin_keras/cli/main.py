@@ -6,7 +6,8 @@ import importlib
 import os
 import sys
 
-import keras
+from videoswin_keras import __version__, optional
+from videoswin_keras.backend import choose_backend, choose_tensorflow_products
 
 VERBS = ("classify", "stream", "convert", "export", "models", "demo")
 
@@ -30,12 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(verb)
-        verb.set_defaults(run=module.run)
+        verb.set_defaults(run=module.run, needs=module.NEEDS)
     options = parser.parse_args(arguments)
     if options.version:
-        from importlib.metadata import version
-
-        print(version("videoswin-keras"))
+        print(__version__)
         return 0
     if options.verb is None:
         parser.print_help()
@@ -44,9 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a name that the console cannot show is no reason to stop
     try:
-        if "KERAS_BACKEND" not in os.environ:
-            os.environ["KERAS_BACKEND"] = keras.backend.backend()  # said once, and the same in what this starts
-            print(f"Backend: {keras.backend.backend()} (KERAS_BACKEND chooses another)", file=sys.stderr)
+        if options.needs is not None:
+            _prepare(f"videoswin {options.verb}", options.needs)
         return options.run(options)
     except BrokenPipeError:  # `… | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -57,6 +55,19 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         print(f"videoswin: error: {error}", file=sys.stderr)
         return 2
+
+
+def _prepare(purpose: str, libraries: tuple[str, ...]) -> None:
+    """Sees to it that a verb finds what it needs, before it begins."""
+    if "keras" not in sys.modules:
+        is_said = "KERAS_BACKEND" in os.environ
+        backend = choose_backend()
+        if not is_said and "KERAS_BACKEND" not in os.environ:  # else it was said that another is not installed
+            print(f"Backend: {backend} (KERAS_BACKEND chooses another)", file=sys.stderr)
+        os.environ["KERAS_BACKEND"] = backend  # the same in what this starts
+        if backend == "tensorflow":
+            choose_tensorflow_products()
+    optional.check(purpose, *libraries)
 
 
 def command() -> int:

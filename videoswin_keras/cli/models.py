@@ -7,6 +7,8 @@ EXAMPLES = """examples:
   videoswin models
   videoswin convert tiny_kinetics400 -o tiny.weights.h5"""
 
+NEEDS = None  # not even Keras
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     pass

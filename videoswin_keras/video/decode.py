@@ -17,11 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from videoswin_keras import optional
+
 try:
     import av
     from av.stream import Disposition
 except ImportError as error:
-    raise ImportError('Reading videos needs PyAV: pip install "videoswin-keras[video]"') from error
+    raise optional.explained("Reading videos", "av", error) from error
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +39,8 @@ _JITTER = 0.25
 _JUMPING_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 _RUN_UP = 10.0
 _STEP_BACK = 1.0  # seconds by which times may go back; further in a file that was put together of several
+# Tags that are no UTF-8 are no reason to refuse a video. PyAV 19 takes them as they are; older ones have to be told.
+_ANY_TAGS: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 
 class VideoError(ValueError):
@@ -163,7 +167,7 @@ def probe(path: str | Path) -> VideoIndex:
             keys.append(packet.is_keyframe)
             if last is None or shown[-1] >= last:
                 last, last_ticks = shown[-1], packet.duration or 0
-        tick, rates = stream.time_base, _stated_rates(stream)
+        tick, rates = _exact(stream.time_base), _stated_rates(stream)
         has_sure_jumps = container.format.name != "mpeg"  # the times change with where reading starts there
     first = _first_frame(path)
     if not keys or first is None:
@@ -327,8 +331,7 @@ def _jump(container: Any, stream: Any, after: float) -> bool:
     """Moves to a keyframe well before a time, if that can be trusted to give the same frames; returns whether."""
     if container.format.name not in _JUMPING_FORMATS:
         return False
-    tick = stream.time_base
-    target = math.floor((after - _RUN_UP) / tick)
+    target = math.floor((after - _RUN_UP) / _exact(stream.time_base))
     try:
         container.seek(target, stream=stream)
         landing = next(_decoded(container, stream), None)
@@ -385,7 +388,7 @@ def stated_end(path: str | Path) -> float | None:
         if container.format.name not in _JUMPING_FORMATS:
             return None
         if stream.duration is not None:
-            return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+            return float(((stream.start_time or 0) + stream.duration) * _exact(stream.time_base))
         if container.duration is not None and len(container.streams) == 1:
             return ((container.start_time or 0) + container.duration) / av.time_base
         return None
@@ -399,9 +402,8 @@ def _open(path: str | Path) -> tuple[Any, Any]:
     if not path.stat().st_size:
         raise VideoError(f"{path} is empty. Was it copied completely?")
     try:
-        # The path is made absolute because FFmpeg takes `12:30.mp4` for an address. Nothing but files is opened, and
-        # tags that are no UTF-8 are no reason to refuse a video.
-        container = av.open(os.path.abspath(path), metadata_errors="replace", options={"protocol_whitelist": "file"})
+        # The path is made absolute because FFmpeg takes `12:30.mp4` for an address. Nothing but files is opened.
+        container = av.open(os.path.abspath(path), options={"protocol_whitelist": "file"}, **_ANY_TAGS)
     except PermissionError:
         raise
     except av.error.FFmpegError as error:
@@ -470,7 +472,12 @@ def _lacks_times(container: Any, stream: Any) -> bool:
 
 def _stated_rates(stream: Any) -> list[Fraction]:
     """The file's own word on its frames per second, the most trusted first. At least one."""
-    return [rate for rate in (stream.average_rate, stream.guessed_rate) if rate] or [Fraction(25)]
+    return [_exact(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate] or [Fraction(25)]
+
+
+def _exact(number: Any) -> Fraction:
+    """A rate or a tick as a Fraction, which PyAV 19 no longer returns."""
+    return Fraction(number.numerator, number.denominator)
 
 
 def _constant_rate(seconds: np.ndarray, stated: list[Fraction]) -> Fraction | None:

@@ -4,10 +4,15 @@ from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 
+from videoswin_keras import optional
 from videoswin_keras.atomic import replacing
+
+try:
+    import av
+except ImportError as error:
+    raise optional.explained("Writing videos", "av", error) from error
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray | None], rate: float = 25) -> None:

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from videoswin_keras import optional
+
 # RGB statistics of ImageNet on the scale 0–255, which every published checkpoint was trained with.
 MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
@@ -20,7 +22,7 @@ def resize_short_side(frame: np.ndarray, size: int) -> np.ndarray:
 
     Raises:
         ValueError: if the frame is not of that kind, or `size` is below 1.
-        ImportError: if OpenCV is not installed.
+        ImportError: if OpenCV is not installed, or cannot be imported.
 
     Example:
 
@@ -39,7 +41,7 @@ def resize_short_side(frame: np.ndarray, size: int) -> np.ndarray:
     try:
         import cv2
     except ImportError as error:
-        raise ImportError('Resizing frames needs OpenCV: pip install "videoswin-keras[video]"') from error
+        raise optional.explained("Resizing frames", "cv2", error) from error
     height, width, channels = frame.shape
     factor = size / min(height, width)
     height, width = int(height * factor + 0.5), int(width * factor + 0.5)
