@@ -14,6 +14,7 @@ import reference
 import sources
 import torch
 
+from videoswin_keras import from_checkpoint
 from videoswin_keras.backend import choose_tensorflow_products
 from videoswin_keras.classification import VideoPipeline
 from videoswin_keras.cli.demo import night_bouts
@@ -219,7 +220,8 @@ def run(code, **environment):
 
 def test_backend_is_chosen_among_the_installed(tmp_path):
     """Keras's own choice where it is installed; else another, which is said."""
-    code = "import videoswin_keras.cli.main as cli; cli.main(['models'])"
+    code = "import videoswin_keras.cli.main as cli; sys.exit(cli.main(['convert', 'absent.pth', '-o', 'x.keras']))"
+    code = "import sys; sys.argv[0] = '/bin/videoswin'\n" + code
     (tmp_path / "keras.json").write_text('{"backend": "jax"}')
     result = run(code, KERAS_HOME=str(tmp_path))
     assert "Backend: jax" in result.stderr
@@ -231,10 +233,10 @@ def test_backend_is_chosen_among_the_installed(tmp_path):
     result = run(hidden + code, KERAS_HOME=str(tmp_path))
     assert "tensorflow is not installed; Keras runs on torch" in result.stderr
     result = run(hidden + code, KERAS_HOME=str(tmp_path), KERAS_BACKEND="tensorflow")
-    assert 'pip install "videoswin-keras[tensorflow]"' in result.stderr
-    result = run("import sys; sys.argv[0] = '/bin/videoswin'; import videoswin_keras", KERAS_BACKEND="banana")
+    assert "KERAS_BACKEND is tensorflow, which is not installed: pip install tensorflow" in result.stderr
+    result = run(code, KERAS_BACKEND="banana")
     assert result.stderr == "videoswin: error: KERAS_BACKEND is 'banana'. It must be one of torch, jax, tensorflow.\n"
-    assert result.returncode == 1
+    assert result.returncode == 2
 
 
 def test_tensorflow_multiplies_by_onednn(monkeypatch):
@@ -254,11 +256,20 @@ def test_tensorflow_multiplies_by_onednn(monkeypatch):
 
 def test_tensorflow_is_told_by_the_command_line_alone(monkeypatch):
     monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
-    code = (
-        "import os, platform, sys\nplatform.machine = lambda: 'x86_64'\nimport videoswin_keras\n"
-        "print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
-    )
-    command = "import sys; sys.argv[0] = '/bin/videoswin'\n" + code
+    said = "; print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
+    imports = "import os, platform, sys; platform.machine = lambda: 'x86_64'; "
+    verb = "from videoswin_keras.cli.main import main; main(['convert', 'absent.pth', '-o', 'absent.keras'])"
+    command = imports + "sys.argv[0] = '/bin/videoswin'; " + verb + said
     assert run(command, KERAS_BACKEND="tensorflow").stdout == "1\n"
     assert run(command, KERAS_BACKEND="torch").stdout == "None\n"
-    assert run(code, KERAS_BACKEND="tensorflow").stdout == "None\n"  # a library leaves the user's process as it is
+    library = imports + "import videoswin_keras" + said
+    assert run(library, KERAS_BACKEND="tensorflow").stdout == "None\n"  # it leaves the user's process as it is
+
+
+def test_a_user_s_own_program_gets_all_names_at_once(tmp_path):
+    """`keras.models.load_model` finds the classes after `import videoswin_keras`, whatever the program is called."""
+    from_checkpoint("pico_moving_shapes").save(tmp_path / "ours.keras")
+    program = tmp_path / "videoswin.py"
+    program.write_text("import videoswin_keras, keras; print(type(keras.models.load_model('ours.keras')).__name__)")
+    result = subprocess.run([sys.executable, str(program)], cwd=tmp_path, capture_output=True, text=True)
+    assert result.stdout == "VideoSwinClassifier\n", result.stderr

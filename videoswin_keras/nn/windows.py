@@ -261,7 +261,7 @@ def _static_seam(padded: Size, window: Size, shift: Size) -> tuple[Seam | None, 
     """Returns the seam, and int (windows,): the windows ordered by their kinds."""
     regions, kinds = np.unique(_regions(np, padded, window, shift), axis=0, return_inverse=True)
     kinds = kinds.reshape(-1).astype("int32")
-    order = np.argsort(kinds, stable=True)
+    order = np.argsort(kinds, kind="stable")
     return Seam(regions, kinds[order]) if any(shift) else None, order
 
 
