@@ -1,28 +1,34 @@
 # Everything runs in its own virtual environment, .venv, made on first use from the pinned versions.
 PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV := .venv
+INSTALLED := $(VENV)/installed-$(VERSION)
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 # PyTorch's own index has builds for CPUs, without gigabytes of CUDA libraries; PyPI's are taken where it is out of reach.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup lint test test-all demo parity bench notebooks clean
+.PHONY: help setup lint test test-all compat constraints demo parity bench notebooks clean
 
 help:
 	@echo "make demo      classify synthetic videos and a night with the small model that ships"
 	@echo "make test      lint, types, and the tests on every backend"
 	@echo "make test-all  the same and the large reference cases"
+	@echo "make compat    every Python that is here, every backend, the lowest and the newest versions: gigabytes, half an hour"
 	@echo "make notebooks run the notebooks anew, and keep their outputs"
 	@echo "make parity    the table of differences from the official code, on every backend"
 	@echo "make bench     speed and memory beside torchvision, the floor, how cost grows, cold start"
 
-setup: $(VENV)/installed
+setup: $(INSTALLED)
 
-$(VENV)/installed: pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+		"videoswin-keras needs Python 3.11 or newer; $(PYTHON) is $(VERSION). " \
+		"Name another, as: make $(firstword $(MAKECMDGOALS) setup) PYTHON=python3.12")'
+	test -e $@ || rm -rf $(VENV)  # made by another Python, or half-made
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --retries 1 --extra-index-url $(TORCH_INDEX) torch
 	$(PIP) -e ".[dev]"
-	$(PIP) --no-deps torchvision  # its models are pure PyTorch; it has no build for PyTorch's CPU builds
 	touch $@
 
 lint: setup
@@ -37,6 +43,17 @@ test: lint
 	KERAS_BACKEND=jax $(PYTEST) $(COMPUTING) -m "not large and not one_backend"
 	KERAS_BACKEND=tensorflow $(PYTEST) $(COMPUTING) -m "not large and not one_backend"
 	KERAS_BACKEND=torch $(PYTEST)
+
+# New releases are seen here before users see them; what passed is in tests/compat/README.md.
+compat: setup
+	$(BIN)/python tests/compat/run.py
+
+# The newest versions that fit together on every Python from 3.11 on. PyTorch stays at one that has a small build for
+# CPUs wherever this is tested; of TensorFlow the newest is preferred to the newest h5py, which it keeps out.
+PINS := torch==2.13.0 tensorflow>=2.21 tensorflow-cpu>=2.21
+constraints: setup
+	printf '%s\n' $(PINS:%='%') | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
+		--extra dev --no-annotate --no-header --constraint /dev/stdin --output-file constraints.txt pyproject.toml
 
 demo: setup
 	KERAS_BACKEND=torch $(BIN)/videoswin demo

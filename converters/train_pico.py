@@ -3,7 +3,7 @@
     python converters/train_pico.py --output videoswin_keras/checkpoints/weights/pico_moving_shapes.weights.h5 \
         --report videoswin_keras/checkpoints/weights/pico_moving_shapes.json
 
-A few minutes on two processor cores. Needs `pip install "videoswin-keras[video]"` for the round trip through mp4.
+A few minutes on two processor cores. Needs PyAV and OpenCV for the round trip through mp4.
 """
 
 import argparse

@@ -1,9 +1,11 @@
 """A wheel holds everything needed at run time, and works outside the checkout."""
 
 import os
-import shutil
+import re
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -23,15 +25,19 @@ sys.exit(main(["demo"]))
 """
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The wheel, made of the source distribution, and that."""
+    folder = tmp_path_factory.mktemp("built")
+    command = [sys.executable, "-m", "uv", "build", "--quiet", "--python", sys.executable, "--out-dir", folder, ROOT]
+    subprocess.run(command, check=True)
+    return next(folder.glob("*.whl")), next(folder.glob("*.tar.gz"))
+
+
 @pytest.mark.one_backend
-def test_wheel_works_outside_the_checkout(tmp_path):
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "videoswin_keras", source / "videoswin_keras", ignore=shutil.ignore_patterns("__pycache__"))
+def test_wheel_works_outside_the_checkout(built, tmp_path):
     site = tmp_path / "site"
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, source]
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, built[0]]
     subprocess.run(install, check=True)
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -41,3 +47,28 @@ def test_wheel_works_outside_the_checkout(tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("turning clockwise") >= 1
     assert len(list((outside / "demo").glob("*.mp4"))) == 8
+
+
+@pytest.mark.one_backend
+def test_distributions_hold_the_library_and_say_so(built):
+    wheel, source = built
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (metadata,) = [archive.read(name).decode() for name in names if name.endswith("/METADATA")]
+    library = {f"videoswin_keras/{path}" for path in files(ROOT / "videoswin_keras")}
+    assert {name for name in names if ".dist-info/" not in name} == library
+    assert "videoswin_keras/py.typed" in library
+    with tarfile.open(source) as archive:
+        inner = {name.partition("/")[2] for name in archive.getnames()}
+    extra = {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "PKG-INFO", ".gitignore"}
+    assert inner - extra == library  # the tests need the repository, and none of them is here
+    description = metadata.partition("\n\n")[2]
+    links = re.findall(r"\]\(([^)]*)\)", description)
+    assert links
+    assert all(link.startswith("https://") for link in links)
+    assert description.count("\n## ") == (ROOT / "README.md").read_text().count("\n## ")
+
+
+def files(folder):
+    paths = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return {path.relative_to(folder).as_posix() for path in paths}

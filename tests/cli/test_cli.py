@@ -176,6 +176,18 @@ def test_convert(tmp_path, capsys):
     assert not (tmp_path / "other.weights.h5").exists()
 
 
+def test_pytorch_files_are_read_beside_tensorflow_without_triton(tmp_path):
+    """Triton, which comes with PyTorch's builds for CUDA, dies where it is imported after TensorFlow."""
+    (tmp_path / "triton.py").write_text("open('imported', 'w').close()")
+    source = sources.write_source("official", reference.official_state("nano_window435"), tmp_path)
+    command = [sys.executable, "-m", "videoswin_keras", "convert", str(source), "-o", "out.keras"]
+    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "PYTHONPATH": str(tmp_path)}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out.keras").is_file()
+    assert not (tmp_path / "imported").exists()
+
+
 def test_demo(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", [".venv/bin/videoswin"])  # where it was called, which need not be on the path
     assert main(["demo", "--output", str(tmp_path / "new" / "folder")]) == 0
