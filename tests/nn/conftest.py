@@ -9,8 +9,10 @@ def float64():
     """JAX has it only where it is enabled."""
     if keras.backend.backend() == "jax":
         import jax
+        import jax.experimental
 
-        with jax.enable_x64(True):
+        enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64  # where older ones have it
+        with enable_x64(True):
             yield
     else:
         yield

@@ -132,7 +132,7 @@ class VideoSwinBackbone(ConfiguredModel):
             frozen = index < frozen_stages
             stage = VideoSwinStage(
                 heads,
-                drop_path_rates[sum(depths[:index]) : sum(depths[: index + 1])],
+                tuple(drop_path_rates[sum(depths[:index]) : sum(depths[: index + 1])]),
                 window_size=windows.check_sides("window_size", window_size),
                 mlp_ratio=mlp_ratio,
                 qkv_bias=qkv_bias,
