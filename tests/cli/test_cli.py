@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -189,22 +190,30 @@ def test_pytorch_files_are_read_beside_tensorflow_without_triton(tmp_path):
 
 
 def test_demo(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", [".venv/bin/videoswin"])  # where it was called, which need not be on the path
-    assert main(["demo", "--output", str(tmp_path / "new" / "folder")]) == 0
+    program = "my projects/.venv/bin/videoswin"  # as it was called, which need not be on the path
+    monkeypatch.setattr("sys.argv", [program])
+    output = tmp_path / "new folder"
+    assert main(["demo", "--output", str(output)]) == 0
     printed = capsys.readouterr().out
-    assert printed.count(f"Now: KERAS_BACKEND={keras.backend.backend()} .venv/bin/videoswin ") == 2
+    commands = [shlex.split(line.partition("Now: ")[2]) for line in printed.splitlines() if "Now: " in line]
+    called = [f"KERAS_BACKEND={keras.backend.backend()}", program]
+    assert [command[:4] for command in commands] == [
+        [*called, "classify", f"{output}/*.mp4"],
+        [*called, "stream", f"{output}/moving_shapes_night/night.mp4"],
+    ]
+    assert shlex.quote(str(output)) + "/*.mp4" in printed  # the shell still sees the star
     classified, streamed = printed.split("\n\nDrew a night")
     lines = classified.splitlines()[2:]
     paths, best = lines[::3], [line.split("%  ")[1] for line in lines[1::3]]
     assert [path.rsplit("/", 1)[1] for path in paths] == [f"{motion.replace(' ', '_')}.mp4" for motion in best]
     assert best == list(synthetic.MOTIONS)
-    assert (tmp_path / "new" / "folder" / "moving_shapes_night" / "results" / "night" / "report.png").is_file()
+    assert (output / "moving_shapes_night" / "results" / "night" / "report.png").is_file()
     assert "night: 14 min 22 s" in streamed
     expected, second = [], 0.0
     for motion, frames in night_bouts():
         expected.append((second, "unscored" if motion is None else synthetic.MOTIONS[motion]))
         second += frames / 8
-    bouts = pandas.read_csv(tmp_path / "new" / "folder" / "moving_shapes_night" / "results" / "night" / "bouts.csv")
+    bouts = pandas.read_csv(output / "moving_shapes_night" / "results" / "night" / "bouts.csv")
     assert list(bouts.label) == [label for _, label in expected]
     np.testing.assert_allclose(bouts.start_s, [start for start, _ in expected], atol=2)
 
