@@ -60,9 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _prepare(purpose: str, libraries: tuple[str, ...]) -> None:
     """Sees to it that a verb finds what it needs, before it begins."""
     if "keras" not in sys.modules:
-        is_said = "KERAS_BACKEND" in os.environ
+        named = os.environ.get("KERAS_BACKEND")
         backend = choose_backend()
-        if not is_said and "KERAS_BACKEND" not in os.environ:  # else it was said that another is not installed
+        if named == os.environ.get("KERAS_BACKEND") != backend:  # nobody named it, and no other one had to be taken
             print(f"Backend: {backend} (KERAS_BACKEND chooses another)", file=sys.stderr)
         os.environ["KERAS_BACKEND"] = backend  # the same in what this starts
         if backend == "tensorflow":
@@ -75,7 +75,3 @@ def command() -> int:
     code = main()
     gc.freeze()  # or Python goes through all that was imported before it exits, for more than a second
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(command())
