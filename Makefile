@@ -1,14 +1,17 @@
 # Everything runs in its own virtual environment, .venv, made on first use from the pinned versions.
 PYTHON ?= python3
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 VENV := .venv
-INSTALLED := $(VENV)/installed-$(VERSION)
+# One that is complete is used, unless another Python is asked for: `make test PYTHON=python3.13`.
+HERE := $(shell cat $(VENV)/installed 2>/dev/null)
+PRINT_VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+ASKED := $(if $(filter command% environment%,$(origin PYTHON)),$(shell $(PYTHON) -c '$(PRINT_VERSION)'))
+ANEW := $(if $(HERE),$(filter-out $(HERE),$(ASKED)),anew)
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 # PyTorch's own index has builds for CPUs, without gigabytes of CUDA libraries; PyPI's are taken where it is out of reach.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup lint test test-all compat constraints demo parity bench notebooks clean
+.PHONY: help setup anew lint test test-all compat constraints demo parity bench notebooks clean
 
 help:
 	@echo "make demo      classify synthetic videos and a night with the small model that ships"
@@ -19,17 +22,23 @@ help:
 	@echo "make parity    the table of differences from the official code, on every backend"
 	@echo "make bench     speed and memory beside torchvision, the floor, how cost grows, cold start"
 
-setup: $(INSTALLED)
+setup: $(VENV)/installed
 
-$(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
-		"videoswin-keras needs Python 3.11 or newer; $(PYTHON) is $(VERSION). " \
-		"Name another, as: make $(firstword $(MAKECMDGOALS) setup) PYTHON=python3.12")'
-	test -e $@ || rm -rf $(VENV)  # made by another Python, or half-made
-	$(PYTHON) -m venv $(VENV)
+$(VENV)/installed: pyproject.toml constraints.txt $(if $(ANEW),anew)
 	$(PIP) --retries 1 --extra-index-url $(TORCH_INDEX) torch
-	$(PIP) -e ".[dev]"
-	touch $@
+	$(PIP) hatchling hatch-fancy-pypi-readme editables  # what pyproject.toml asks for, pinned too
+	$(PIP) --no-build-isolation -e ".[dev]"
+	$(BIN)/python -c '$(PRINT_VERSION)' > $@
+
+anew:
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit( \
+		"The pinned versions are for Python 3.11 to 3.13; $(PYTHON) is %d.%d. " % sys.version_info[:2] + \
+		"Name another, as: make $(firstword $(MAKECMDGOALS) setup) PYTHON=python3.12")'
+	@test ! -e $(VENV) || test -e $(VENV)/made-by-make || { echo "$(VENV) is not from this Makefile." \
+		"Remove it, or name another: make $(firstword $(MAKECMDGOALS) setup) VENV=.venv-make" >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	touch $(VENV)/made-by-make
 
 lint: setup
 	$(BIN)/ruff check
@@ -48,8 +57,8 @@ test: lint
 compat: setup
 	$(BIN)/python tests/compat/run.py
 
-# The newest versions that fit together on every Python from 3.11 on. PyTorch stays at one that has a small build for
-# CPUs wherever this is tested; of TensorFlow the newest is preferred to the newest h5py, which it keeps out.
+# The newest versions that fit together, for Python 3.11 to 3.13. PyTorch stays at one that has a small build for CPUs
+# wherever this is tested. The newest TensorFlow does not accept the newest h5py: the newest TensorFlow is taken.
 PINS := torch==2.13.0 tensorflow>=2.21 tensorflow-cpu>=2.21
 constraints: setup
 	printf '%s\n' $(PINS:%='%') | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade \

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.one_backend
 PYTHON = """#!/bin/sh
 case "$1" in
 -c) exec {executable} -c "import sys; sys.version_info = ({version}, 0); exec(sys.argv[1])" "$2" ;;
--m) mkdir -p .venv/bin && printf '#!/bin/sh\\n' > .venv/bin/pip && chmod +x .venv/bin/pip ;;
+-m) mkdir -p .venv/bin && printf '#!/bin/sh\\n' > .venv/bin/pip && cp "$0" .venv/bin/python && chmod +x .venv/bin/* ;;
 esac
 """
 
@@ -24,33 +24,52 @@ def setup(tmp_path):
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
 
-    def setup(version):
+    def setup(version, *more):
         python = tmp_path / "python"
         python.write_text(PYTHON.format(executable=sys.executable, version=version))
         python.chmod(0o755)
-        command = ["make", "setup", f"PYTHON={python}"]
+        command = ["make", "setup", *(more or [f"PYTHON={python}"])]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
 
     return setup
 
 
-def test_refuses_a_python_that_is_too_old(setup, tmp_path):
-    result = setup("3, 10")
+@pytest.mark.parametrize("version", ["3, 10", "3, 14"])
+def test_refuses_a_python_that_has_no_pinned_versions(setup, tmp_path, version):
+    result = setup(version)
     assert result.returncode
-    assert (
-        f"needs Python 3.11 or newer; {tmp_path}/python is 3.10. Name another, as: make setup PYTHON=" in result.stderr
+    said = (
+        f"for Python 3.11 to 3.13; {tmp_path}/python is {version.replace(', ', '.')}. Name another, as: make setup PY"
     )
+    assert said in result.stderr
     assert not (tmp_path / ".venv").exists()
 
 
-def test_environment_of_another_python_is_made_anew(setup, tmp_path):
+def test_environment_is_made_anew_for_another_python_alone(setup, tmp_path):
+    environment = tmp_path / ".venv"
+    assert setup("3, 12").returncode == 0
+    (environment / "mark").touch()
+    assert setup("3, 12").returncode == 0
+    assert setup("3, 12", "PIP=false").returncode == 0  # without PYTHON, what is there is used as it is
+    assert (environment / "mark").exists()
+    assert setup("3, 13").returncode == 0
+    assert not (environment / "mark").exists()
+    assert (environment / "installed").read_text() == "3.13\n"
+
+
+def test_half_made_environment_is_made_anew(setup, tmp_path):
+    python = tmp_path / "python"
+    assert setup("3, 12", f"PYTHON={python}", "PIP=false").returncode
+    (tmp_path / ".venv" / "mark").touch()
+    assert setup("3, 12").returncode == 0
+    assert not (tmp_path / ".venv" / "mark").exists()
+
+
+def test_environment_of_somebody_else_stays(setup, tmp_path):
     mark = tmp_path / ".venv" / "mark"
     mark.parent.mkdir()
     mark.touch()
-    assert setup("3, 12").returncode == 0
-    assert not mark.exists()  # nobody knows which Python made that one
-    mark.touch()
-    assert setup("3, 12").returncode == 0
+    result = setup("3, 12")
+    assert result.returncode
+    assert ".venv is not from this Makefile. Remove it, or name another: make setup VENV=.venv-make" in result.stderr
     assert mark.exists()
-    assert setup("3, 13").returncode == 0
-    assert not mark.exists()

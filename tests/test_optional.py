@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from videoswin_keras import optional
+from videoswin_keras.checkpoints import load
 from videoswin_keras.cli.main import main
 from videoswin_keras.video.transforms import resize_short_side
 
@@ -26,8 +27,9 @@ def without_site_packages(*arguments, cwd=None):
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["stream", "--help"], ["demo", "--help"], ["models"]])
-def test_works_with_nothing_installed(arguments):
-    result = without_site_packages("-m", "videoswin_keras", *arguments)
+@pytest.mark.parametrize("module", [["-m", "videoswin_keras"], ["-Wonce", "-Bmvideoswin_keras"]])
+def test_works_with_nothing_installed(arguments, module):
+    result = without_site_packages(*module, *arguments)
     assert result.returncode == 0, result.stderr
     assert result.stdout
     assert not result.stderr
@@ -64,22 +66,30 @@ def test_a_verb_says_what_it_needs_before_it_begins(verb, hide, tmp_path, monkey
     arguments = {"classify": ["x.mp4"], "stream": ["x.mp4", "--weights", "w.keras", "--out", "out"], "demo": []}[verb]
     hide("av")
     assert main([verb, *arguments]) == 2
-    said = f"videoswin: error: videoswin {verb} needs PyAV, not installed here: pip install av\n"
+    said = f"videoswin: error: videoswin {verb} needs PyAV, which is not installed. Install it: pip install av\n"
     assert capsys.readouterr().err == said
     assert not any(tmp_path.iterdir())
 
 
 def test_names_all_that_is_missing_at_once(hide):
     hide("edfio", "webvtt")
-    with pytest.raises(ImportError, match=r"^Reports needs edfio, webvtt-py, .*: pip install edfio webvtt-py$"):
-        optional.check("Reports", "matplotlib", "edfio", "webvtt")
+    said = r"^Writing needs edfio and webvtt-py, which are not installed. Install them: pip install edfio webvtt-py$"
+    with pytest.raises(ImportError, match=said):
+        optional.check("Writing", ["matplotlib", "edfio", "webvtt"])
+
+
+def test_checkpoint_that_cannot_be_read_is_not_downloaded(hide, monkeypatch):
+    monkeypatch.setattr(load, "download", lambda *arguments: pytest.fail("It was downloaded."))
+    hide("torch")
+    with pytest.raises(ImportError, match=r"swin_tiny.*\.pth, needs PyTorch, which is not installed"):
+        load.locate("tiny_kinetics400")
 
 
 def test_tells_a_broken_library_from_a_missing_one(tmp_path, monkeypatch):
-    (tmp_path / "cv2.py").write_text("raise ImportError('numpy.core.multiarray failed to import')")
+    (tmp_path / "cv2.py").write_text("raise AttributeError('_ARRAY_API not found')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "cv2", raising=False)
     frame = np.zeros((4, 6, 3), "uint8")
-    broken = r"needs OpenCV, which is installed but cannot be imported: numpy.core.multiarray .* --upgrade opencv"
+    broken = r"needs OpenCV, which is installed but cannot be imported: _ARRAY_API not found. .* --upgrade opencv"
     with pytest.raises(ImportError, match=broken):
         resize_short_side(frame, 2)

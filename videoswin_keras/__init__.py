@@ -9,7 +9,7 @@ from videoswin_keras.backend import choose_backend, is_command_line
 
 __version__ = "0.1.0"
 
-if not is_command_line():  # which imports what a verb needs when it is called: `--help` needs no backend
+if not is_command_line():  # it imports what a verb needs, once the verb runs: `--help` needs no backend
     if "keras" not in sys.modules:  # once Keras is imported, its backend is decided
         choose_backend()
     from videoswin_keras.checkpoints.errors import CheckpointError

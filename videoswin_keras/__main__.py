@@ -4,4 +4,5 @@ import sys
 
 from videoswin_keras.cli.main import command
 
-sys.exit(command())
+if __name__ == "__main__":
+    sys.exit(command())

@@ -1,11 +1,12 @@
 """Sees to it that Keras starts on a backend that is installed, and TensorFlow with its faster products."""
 
 import contextlib
-import itertools
 import json
 import os
 import platform
+import re
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,8 +50,11 @@ def is_command_line() -> bool:
     """Whether this process is the command `videoswin`, or `python -m videoswin_keras`, and not a user's own program."""
     program = sys.argv[0] if sys.argv else ""
     if program == "-m":  # so it is until Python has found the module
-        return ("-m", "videoswin_keras") in itertools.pairwise(sys.orig_argv)
-    return Path(program).name in ("videoswin", "videoswin.exe", "videoswin-script.py")
+        return bool(re.search(r" -\w*m ?videoswin_keras( |$)", " ".join(sys.orig_argv)))
+    if not program or Path(program).stem != "videoswin":
+        return False
+    scripts = [sysconfig.get_path("scripts"), sysconfig.get_path("scripts", f"{os.name}_user")]
+    return Path(program).resolve().parent in [Path(folder).resolve() for folder in scripts]  # where pip puts it
 
 
 def choose_tensorflow_products() -> None:
@@ -88,6 +92,6 @@ def _configured() -> str:
     """Returns what Keras would choose without the variable."""
     home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
     try:
-        return json.loads((home / "keras.json").read_text())["backend"]
-    except (OSError, ValueError, KeyError):
+        return str(json.loads((home / "keras.json").read_text())["backend"])
+    except (OSError, ValueError, KeyError, TypeError):
         return "tensorflow"

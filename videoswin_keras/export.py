@@ -57,8 +57,7 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
             f"`format` must be one of {', '.join(FORMATS)}; without it, `path` must end in .onnx, or be a folder "
             f"without an ending. Received: path={path}, format={format}."
         )
-    if missing := [name for name in FORMATS[format] if not optional.is_installed(name)]:
-        raise ImportError(optional.not_installed("This export", missing))  # imported in a process of its own
+    optional.require("This export", FORMATS[format])
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.absolute().parent} to write {path.name} to.")
     if format == "tf_saved_model" and path.exists() and not (path / "saved_model.pb").is_file():

@@ -1,10 +1,12 @@
 """Libraries that only some users need: whether they are here, and the one line that is said where they are not."""
 
+import contextlib
 import importlib
+import importlib.metadata
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-# Module → what people call it, and what pip does.
+# Module → what people call it, and the distribution that pip installs.
 _NAMES = {
     "av": ("PyAV", "av"),
     "cv2": ("OpenCV", "opencv-python-headless"),
@@ -26,42 +28,61 @@ def is_installed(module: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def check(purpose: str, *modules: str) -> None:
-    """Imports what `purpose` needs, before it begins.
+def require(purpose: str, modules: Sequence[str]) -> None:
+    """Checks that modules are installed, without importing them.
 
     Args:
-        purpose: The subject of the error: "Reading videos".
-        *modules: Names of modules.
+        purpose: The subject of the error message: "Reading videos".
+        modules: Names of modules.
 
     Raises:
-        ImportError: that names all that are not installed, or the first that cannot be imported, and what to do.
+        ImportError: that names all that are not installed, and what installs them.
 
     Example:
 
-    >>> check("Reading videos", "av", "cv2")
+    >>> require("Reading videos", ["av", "cv2"])
     """
     if missing := [module for module in modules if not is_installed(module)]:
-        raise ImportError(not_installed(purpose, missing))
+        names = " and ".join(_NAMES[module][0] for module in missing)
+        distributions = " ".join(_NAMES[module][1] for module in missing)
+        is_, it = ("is", "it") if len(missing) == 1 else ("are", "them")
+        raise ImportError(
+            f"{purpose} needs {names}, which {is_} not installed. Install {it}: pip install {distributions}"
+        )
+
+
+@contextlib.contextmanager
+def needed(purpose: str, module: str) -> Iterator[None]:
+    """Explains what to do where importing `module` within fails.
+
+    Raises:
+        ImportError: if the module is not installed, or cannot be imported.
+
+    Example:
+
+    >>> with needed("Reading videos", "av"):
+    ...     import av
+    """
+    try:
+        yield
+    except Exception as error:  # a library that was built for another numpy may raise anything
+        require(purpose, [module])
+        name, distribution = _NAMES[module]
+        distribution = importlib.metadata.packages_distributions().get(module, [distribution])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ImportError(
+            f"{purpose} needs {name}, which is installed but cannot be imported: {reason}. "
+            f"Install a version that fits the other packages: pip install --upgrade {distribution}"
+        ) from error
+
+
+def check(purpose: str, modules: Sequence[str]) -> None:
+    """Imports what `purpose` needs, before it begins.
+
+    Raises:
+        ImportError: that names all that are not installed, or the first that cannot be imported, and what to do.
+    """
+    require(purpose, modules)
     for module in modules:
-        try:
+        with needed(purpose, module):
             importlib.import_module(module)
-        except Exception as error:  # built for another numpy, it may raise anything
-            raise explained(purpose, module, error) from error
-
-
-def explained(purpose: str, module: str, error: Exception) -> ImportError:
-    """Returns the error to raise in place of `error`, which importing `module` gave."""
-    if not is_installed(module):
-        return ImportError(not_installed(purpose, [module]))
-    name, distribution = _NAMES[module]
-    return ImportError(
-        f"{purpose} needs {name}, which is installed but cannot be imported: {error}. "
-        f"Install a version that fits the other packages: pip install --upgrade {distribution}"
-    )
-
-
-def not_installed(purpose: str, modules: Sequence[str]) -> str:
-    """Returns the error message for modules that are not installed."""
-    names = ", ".join(_NAMES[module][0] for module in modules)
-    distributions = " ".join(_NAMES[module][1] for module in modules)
-    return f"{purpose} needs {names}, not installed here: pip install {distributions}"

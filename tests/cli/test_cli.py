@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import sysconfig
 import threading
 
 import keras
@@ -23,6 +24,8 @@ from videoswin_keras.cli.main import main
 from videoswin_keras.data import synthetic
 from videoswin_keras.video.encode import write_video
 from videoswin_keras.video.protocols import Protocol
+
+SCRIPT = f"{sysconfig.get_path('scripts')}/videoswin"  # where pip puts the command
 
 
 @pytest.fixture(scope="module")
@@ -195,13 +198,14 @@ def test_demo(tmp_path, capsys, monkeypatch):
     output = tmp_path / "new folder"
     assert main(["demo", "--output", str(output)]) == 0
     printed = capsys.readouterr().out
-    commands = [shlex.split(line.partition("Now: ")[2]) for line in printed.splitlines() if "Now: " in line]
-    called = [f"KERAS_BACKEND={keras.backend.backend()}", program]
-    assert [command[:4] for command in commands] == [
-        [*called, "classify", f"{output}/*.mp4"],
-        [*called, "stream", f"{output}/moving_shapes_night/night.mp4"],
-    ]
-    assert shlex.quote(str(output)) + "/*.mp4" in printed  # the shell still sees the star
+    commands = [line.partition("Now: ")[2] for line in printed.splitlines() if "Now: " in line]
+    for command in commands:
+        assert command.startswith(f"KERAS_BACKEND={keras.backend.backend()} {shlex.quote(program)} ")
+    pasted = commands[1].replace(shlex.quote(program), f"{sys.executable} -m videoswin_keras")
+    result = subprocess.run(pasted, shell=True, capture_output=True, text=True)
+    assert "night: done already" in result.stdout, result.stderr
+    files = commands[0].partition(" classify ")[2].partition(" --weights")[0]
+    assert len(subprocess.run(f"ls {files}", shell=True, capture_output=True).stdout.splitlines()) == 8
     classified, streamed = printed.split("\n\nDrew a night")
     lines = classified.splitlines()[2:]
     paths, best = lines[::3], [line.split("%  ")[1] for line in lines[1::3]]
@@ -242,7 +246,7 @@ def run(code, **environment):
 def test_backend_is_chosen_among_the_installed(tmp_path):
     """Keras's own choice where it is installed; else another, which is said."""
     code = "import videoswin_keras.cli.main as cli; sys.exit(cli.main(['convert', 'absent.pth', '-o', 'x.keras']))"
-    code = "import sys; sys.argv[0] = '/bin/videoswin'\n" + code
+    code = f"import sys; sys.argv[0] = {SCRIPT!r}\n" + code
     (tmp_path / "keras.json").write_text('{"backend": "jax"}')
     result = run(code, KERAS_HOME=str(tmp_path))
     assert "Backend: jax" in result.stderr
@@ -280,17 +284,18 @@ def test_tensorflow_is_told_by_the_command_line_alone(monkeypatch):
     said = "; print(os.environ.get('TF_ENABLE_ONEDNN_OPTS'))"
     imports = "import os, platform, sys; platform.machine = lambda: 'x86_64'; "
     verb = "from videoswin_keras.cli.main import main; main(['convert', 'absent.pth', '-o', 'absent.keras'])"
-    command = imports + "sys.argv[0] = '/bin/videoswin'; " + verb + said
+    command = imports + f"sys.argv[0] = {SCRIPT!r}; " + verb + said
     assert run(command, KERAS_BACKEND="tensorflow").stdout == "1\n"
     assert run(command, KERAS_BACKEND="torch").stdout == "None\n"
     library = imports + "import videoswin_keras" + said
     assert run(library, KERAS_BACKEND="tensorflow").stdout == "None\n"  # it leaves the user's process as it is
 
 
-def test_a_user_s_own_program_gets_all_names_at_once(tmp_path):
-    """`keras.models.load_model` finds the classes after `import videoswin_keras`, whatever the program is called."""
+@pytest.mark.parametrize("name", ["program.py", "videoswin.py", "videoswin"])
+def test_import_registers_all_classes_in_a_user_s_program(name, tmp_path):
+    """`keras.models.load_model` finds them after `import videoswin_keras`, whatever the program is called."""
     from_checkpoint("pico_moving_shapes").save(tmp_path / "ours.keras")
-    program = tmp_path / "videoswin.py"
+    program = tmp_path / name
     program.write_text("import videoswin_keras, keras; print(type(keras.models.load_model('ours.keras')).__name__)")
     result = subprocess.run([sys.executable, str(program)], cwd=tmp_path, capture_output=True, text=True)
     assert result.stdout == "VideoSwinClassifier\n", result.stderr

@@ -24,15 +24,21 @@ from videoswin_keras.data.synthetic import MOTIONS, moving_shape
 from videoswin_keras.video.encode import write_video
 
 PICO = "pico_moving_shapes"
-WINDOW = ("--window", "4", "4", "4")  # pico's; its bias tables fit others too
+WINDOW = ("--window", "4", "4", "4")  # of Pico; a checkpoint of another layout does not tell it
 SMALL = {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "window_size": (2, 3, 3)}
 
 
 def videoswin(*arguments: str) -> str:
-    command = [sys.executable, "-m", "videoswin_keras", *arguments]
+    command = [Path(sys.executable).with_name("videoswin"), *arguments]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, f"videoswin {arguments[0]}: {result.stderr}"
     return result.stdout
+
+
+def first_words() -> None:
+    assert videoswin("--version") == f"{videoswin_keras.__version__}\n"
+    assert "classify" in videoswin("--help")
+    assert "tiny_kinetics400" in videoswin("models")
 
 
 def forward() -> None:
@@ -42,7 +48,8 @@ def forward() -> None:
 
 
 def fit() -> None:
-    model = VideoSwinT((4, 16, 20, 3), num_classes=3, **SMALL)
+    keras.utils.set_random_seed(0)
+    model = VideoSwinT((4, 16, 20, 3), num_classes=3, drop_path_rate=0.0, **SMALL)
     model.compile(AdamW(1e-3, weight_decay=0.02), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = model.get_weights()
     history = model.fit(np.random.rand(4, 4, 16, 20, 3).astype("float32"), np.arange(4) % 3, batch_size=2, verbose=0)
@@ -68,12 +75,9 @@ def convert() -> None:
         for key, value in state.items()
     }
     Path("paddle.pdparams").write_bytes(pickle.dumps(paddle))
-    assert "paddlevideo" in videoswin(
-        "convert", "paddle.pdparams", "--window", "4", "4", "4", "-o", "converted.weights.h5"
-    )
-    for one, other in zip(
-        from_checkpoint(PICO).get_weights(), from_checkpoint("converted.weights.h5").get_weights(), strict=True
-    ):
+    assert "paddlevideo" in videoswin("convert", "paddle.pdparams", *WINDOW, "-o", "converted.weights.h5")
+    models = from_checkpoint(PICO), from_checkpoint("converted.weights.h5")
+    for one, other in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -82,6 +86,14 @@ def convert_safetensors() -> None:
 
     save_file({key: np.ascontiguousarray(value) for key, value in open_checkpoint(PICO).state.items()}, "a.safetensors")
     assert "official" in videoswin("convert", "a.safetensors", *WINDOW, "-o", "a.keras")
+
+
+def convert_pth() -> None:
+    import torch
+
+    state = {key: torch.from_numpy(np.array(value)) for key, value in open_checkpoint(PICO).state.items()}
+    torch.save({"state_dict": state}, "a.pth")
+    assert "official" in videoswin("convert", "a.pth", *WINDOW, "-o", "b.keras")
 
 
 def classify() -> None:
@@ -119,16 +131,23 @@ def export() -> None:
     assert "differs from the model" in videoswin("export", "exported.keras", "-o", "exported.onnx")
 
 
+def demo() -> None:
+    assert "Its hypnogram" in videoswin("demo")
+
+
 STEPS = {
+    first_words: (),
     forward: (),
     fit: (),
     save_and_load: (),
     convert: (),
     convert_safetensors: ("safetensors",),
+    convert_pth: ("torch",),
     classify: (),
     stream: (),
     memory_step: (),
     export: ("tensorflow", "tf2onnx"),
+    demo: (),
 }
 
 

@@ -11,8 +11,8 @@ def float64():
         import jax
         import jax.experimental
 
-        enable_x64 = getattr(jax, "enable_x64", None) or jax.experimental.enable_x64  # where older ones have it
-        with enable_x64(True):
+        place = jax if hasattr(jax, "enable_x64") else jax.experimental  # of older ones
+        with place.enable_x64(True):
             yield
     else:
         yield

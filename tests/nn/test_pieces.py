@@ -99,8 +99,9 @@ def test_a_memory(piece_bytes, chosen, filled):
     assert chosen == ([] if keras.backend.backend() == "torch" else [read, None])  # of reading and of writing
     with pieces.whole():
         output, states = memory(arrays[0], arrays[1:])
-    for one, expected in zip(found, [output, *states], strict=True):
-        np.testing.assert_allclose(one, ops.convert_to_numpy(expected), atol=2e-6)
+    for one, expected in zip(found, map(ops.convert_to_numpy, [output, *states]), strict=True):
+        # Whole or in pieces, compiled or not, the output is up to 5e-6 from what float64 gives; its largest is 7.9.
+        np.testing.assert_allclose(one, expected, atol=1e-6 * max(np.abs(expected).max(), 2))
 
 
 @pytest.mark.parametrize("is_on_cpu", [True, False])  # computed on a CPU, either way

@@ -7,7 +7,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import h5py
@@ -50,6 +50,17 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     return {name: _as_float32(value) for name, value in tensors.items()}
 
 
+def check_reader(name: str) -> None:
+    """Checks that what reads a file of this name is installed, before the file is downloaded.
+
+    Raises:
+        ImportError: if it is not.
+    """
+    ending = PurePosixPath(name).suffix
+    needs = {".pth": ["torch"], ".pt": ["torch"], ".safetensors": ["safetensors"]}.get(ending, [])
+    optional.require(f"Reading a {ending} file, as {name},", needs)
+
+
 def _reader(path: Path) -> Any:
     with path.open("rb") as file:
         start = file.read(16)
@@ -73,10 +84,8 @@ def _reader(path: Path) -> Any:
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
+    with optional.needed(f"Reading the PyTorch file {path}", "torch"):
         import torch
-    except ImportError as error:
-        raise optional.explained(f"Reading the PyTorch file {path}", "torch", error) from error
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
         raise ImportError(f"Reading {path} safely needs PyTorch 2.6 or newer, this is {torch.__version__}.")
     try:
@@ -111,10 +120,8 @@ def _weights(content: Any, path: Path, tensor: type) -> dict[str, Any]:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
+    with optional.needed(f"Reading {path}", "safetensors"):
         from safetensors.numpy import load_file
-    except ImportError as error:
-        raise optional.explained(f"Reading {path}", "safetensors", error) from error
     return load_file(path)
 
 

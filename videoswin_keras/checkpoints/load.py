@@ -87,6 +87,7 @@ def _converted(name: str, url: str, sha256_prefix: str | None, metadata: dict[st
         return path
     with locked(path.with_suffix(".lock")):  # a second process waits, and finds the file
         if not path.is_file():
+            files.check_reader(file_name(url))
             downloaded = download(url, cache_directory(), sha256_prefix)
             checkpoint = open_checkpoint(downloaded)
             if checkpoint.format.startswith("image_swin"):

@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     shutil.rmtree(night.parent / "results", ignore_errors=True)  # of an earlier demo
     write_video(night, moving_shapes_recording(night_bouts(), SEED), NIGHT_RATE)
     command = ["stream", str(night), "--weights", WEIGHTS, "--fps", str(NIGHT_RATE), "--start", "2026-11-20 21:55"]
-    command += ["--out", str(night.parent / "results")]
+    command += ["--out", str(night.parent / "results"), "--resume"]  # typed again, it finds that all is done
     print(f"\nDrew a night of a quarter of an hour. Now: {program} {shlex.join(command)}\n", flush=True)
     if streamed := main(command):
         return streamed
@@ -60,9 +60,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _program() -> str:
     """Returns how this command was called, as a shell takes it."""
-    if Path(sys.argv[0]).name == "__main__.py":
-        return shlex.join([sys.executable, "-m", "videoswin_keras"])
-    return shlex.quote(sys.argv[0])
+    if Path(sys.argv[0]).stem == "videoswin":
+        return shlex.quote(sys.argv[0])
+    return shlex.join([sys.executable, "-m", "videoswin_keras"])
 
 
 def night_bouts() -> list[tuple[int | None, int]]:

@@ -60,14 +60,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _prepare(purpose: str, libraries: tuple[str, ...]) -> None:
     """Sees to it that a verb finds what it needs, before it begins."""
     if "keras" not in sys.modules:
-        named = os.environ.get("KERAS_BACKEND")
         backend = choose_backend()
-        if named == os.environ.get("KERAS_BACKEND") != backend:  # nobody named it, and no other one had to be taken
+        if not os.environ.get("KERAS_BACKEND"):
             print(f"Backend: {backend} (KERAS_BACKEND chooses another)", file=sys.stderr)
         os.environ["KERAS_BACKEND"] = backend  # the same in what this starts
         if backend == "tensorflow":
             choose_tensorflow_products()
-    optional.check(purpose, *libraries)
+    optional.check(purpose, libraries)
 
 
 def command() -> int:

@@ -4,13 +4,16 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
 
-import cv2
 import numpy as np
 
+from videoswin_keras import optional
 from videoswin_keras.streaming.frames import sample
 from videoswin_keras.streaming.report import COLOURS
 from videoswin_keras.streaming.timeline import Result
 from videoswin_keras.streaming.writers import About
+
+with optional.needed("Annotating videos", "cv2"):
+    import cv2
 
 _BAND = 56  # pixels below the picture
 _LONGER_SIDE = 640  # pixels of a picture

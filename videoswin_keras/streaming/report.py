@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from videoswin_keras import optional
 from videoswin_keras.atomic import replacing
 from videoswin_keras.streaming.timeline import Bout, ClassSummary, Result, summarise, transitions
 from videoswin_keras.streaming.writers import About, length_of_time
@@ -55,9 +56,10 @@ class Density:
 
 def draw(density: Density, timeline: Sequence[Bout], about: About) -> Any:
     """Returns a matplotlib figure: hypnogram, hypnodensity, transitions, time per class. It is not shown."""
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    with optional.needed("Drawing a report", "matplotlib"):
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"text.parse_math": False}):  # a "$" in a name is a dollar
         return _draw(FigureCanvasAgg(Figure(figsize=(13, 9), layout="constrained")).figure, density, timeline, about)

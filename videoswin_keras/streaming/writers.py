@@ -11,6 +11,7 @@ from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
+from videoswin_keras import optional
 from videoswin_keras.atomic import replacing
 from videoswin_keras.streaming.timeline import Bout, Result
 
@@ -177,7 +178,8 @@ BORIS_COLUMNS = [
 
 def write_edf(path: Path, timeline: Sequence[Bout], about: About) -> None:
     """Writes the bouts as the annotations of an EDF+ file without signals: what sleep software takes as a hypnogram."""
-    import edfio
+    with optional.needed("Writing EDF+", "edfio"):
+        import edfio
 
     def text(bout: Bout) -> str:  # control characters delimit annotations
         return "".join(character if character.isprintable() else " " for character in about.label(bout.label))
@@ -193,7 +195,8 @@ def write_edf(path: Path, timeline: Sequence[Bout], about: About) -> None:
 
 def write_webvtt(path: Path, timeline: Sequence[Bout], about: About) -> None:
     """Writes the bouts as subtitles, so that a player shows the label over the video."""
-    import webvtt
+    with optional.needed("Writing WebVTT", "webvtt"):
+        import webvtt
 
     subtitles = webvtt.WebVTT()
     for bout in timeline:

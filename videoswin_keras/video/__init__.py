@@ -2,5 +2,5 @@
 
 `decode` reads the time line and the wanted frames of a file (PyAV), `sampling` says which frames the published tests
 take, `transforms` resizes, crops and normalises them (OpenCV), `protocols` puts the three together.
-The first two of these libraries come with the extra `video`.
+PyAV and OpenCV come with the extra `video`.
 """

@@ -19,11 +19,9 @@ import numpy as np
 
 from videoswin_keras import optional
 
-try:
+with optional.needed("Reading videos", "av"):
     import av
     from av.stream import Disposition
-except ImportError as error:
-    raise optional.explained("Reading videos", "av", error) from error
 
 _log = logging.getLogger(__name__)
 

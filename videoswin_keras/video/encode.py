@@ -9,10 +9,8 @@ import numpy as np
 from videoswin_keras import optional
 from videoswin_keras.atomic import replacing
 
-try:
+with optional.needed("Writing videos", "av"):
     import av
-except ImportError as error:
-    raise optional.explained("Writing videos", "av", error) from error
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray | None], rate: float = 25) -> None:

@@ -38,10 +38,8 @@ def resize_short_side(frame: np.ndarray, size: int) -> np.ndarray:
         )
     if size < 1:
         raise ValueError(f"`size` must be at least 1. Received: {size}.")
-    try:
+    with optional.needed("Resizing frames", "cv2"):
         import cv2
-    except ImportError as error:
-        raise optional.explained("Resizing frames", "cv2", error) from error
     height, width, channels = frame.shape
     factor = size / min(height, width)
     height, width = int(height * factor + 0.5), int(width * factor + 0.5)
