@@ -99,6 +99,7 @@ def smoke(interpreter: Path, backend: str, folder: Path) -> dict[str, str | None
     """Returns the error of each step by its name; None where it passed."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "KERAS", "VIRTUAL"))}
     variables = {**kept, "KERAS_BACKEND": EXTRAS[backend][1], "KERAS_HOME": str(folder / "keras")}
+    variables["OMP_WAIT_POLICY"] = "PASSIVE"  # threads that wait by spinning slow each other down on few cores
     work = folder / "work"
     work.mkdir()
     try:
