@@ -222,6 +222,15 @@ def test_demo(tmp_path, capsys, monkeypatch):
     np.testing.assert_allclose(bouts.start_s, [start for start, _ in expected], atol=2)
 
 
+def test_demo_ends_at_ctrl_c(tmp_path, monkeypatch):
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VideoPipeline, "classify_views", stopped)
+    assert main(["demo", "--output", str(tmp_path)]) == 130
+    assert not (tmp_path / "moving_shapes_night").exists()
+
+
 def test_models(capsys):
     assert main(["models"]) == 0
     assert "base_something_something_v2" in capsys.readouterr().out

@@ -44,6 +44,8 @@ def run(options: argparse.Namespace) -> int:
     files = f"{shlex.quote(str(folder))}/*.mp4"
     print(f"Drew {len(videos)} videos. Now: {program} classify {files} {shlex.join(chosen)}\n", flush=True)
     code = main(["classify", *videos, *chosen])
+    if code == 130:  # stopped by Ctrl-C
+        return code
 
     night = folder / "moving_shapes_night" / "night.mp4"
     night.parent.mkdir(exist_ok=True)
