@@ -1,11 +1,11 @@
 """Installs the built wheel in fresh environments and runs `smoke.py` in each: every Python from 3.11 on that is here,
 every backend, with the lowest versions that pyproject.toml admits and with the newest.
 
-    python tests/compat/run.py                                             # all, and writes the table
-    python tests/compat/run.py --python 3.13 --backend jax --newest        # some, and writes nothing
+    python tests/compat/run.py
+    python tests/compat/run.py --python 3.13 --backend jax --newest
 
-Needs uv, and gigabytes: PyTorch and TensorFlow are those of PyPI, on Linux with CUDA. The exit code is 1 if anything
-failed; the table says what.
+Each environment's row of the table (README.md, made of results.json) is written as soon as it is done. Needs uv, and
+gigabytes: PyTorch and TensorFlow are those of PyPI, on Linux with CUDA. The exit code is 1 if anything failed.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 TABLE = Path(__file__).with_name("README.md")
+ROWS = Path(__file__).with_name("results.json")
 SMOKE = Path(__file__).with_name("smoke.py")
 # What is installed, and the backend that runs; "all" has PyTorch's build for CUDA beside TensorFlow.
 EXTRAS = {
@@ -114,44 +115,52 @@ def text(printed: str | bytes | None) -> str:
     return printed.decode(errors="replace") if isinstance(printed, bytes) else printed or ""
 
 
-def try_out(python: str, backend: str, kind: str, wheel: Path, folder: Path) -> dict:
+def try_out(
+    python: str, backend: str, kind: str, wheel: Path, folder: Path
+) -> tuple[dict[str, str], dict[str, str | None]]:
     """Returns the versions of an environment, which is removed, and the error of each step in it."""
     folder.mkdir()
-    row: dict = {"versions": {}, "errors": {}}
+    versions: dict[str, str] = {}
     try:
-        interpreter, row["versions"] = environment(python, backend, kind, wheel, folder)
-        row["errors"] = {"install": None, **smoke(interpreter, backend, folder)}
+        interpreter, versions = environment(python, backend, kind, wheel, folder)
+        return versions, {"install": None, **smoke(interpreter, backend, folder)}
     except subprocess.SubprocessError as failure:
-        row["errors"] = {"install": f"{failure}\n{text(failure.stderr)}"}
+        return versions, {"install": f"{failure}\n{text(failure.stderr)}"}
     finally:
         shutil.rmtree(folder)
-    return row
 
 
-def failures(row: dict) -> dict[str, str]:
-    return {step: error for step, error in row["errors"].items() if error not in (None, "–")}
+def save(row: dict) -> None:
+    """Puts a row in the place of an older one of the same environment, and writes the table anew."""
+    keys = ("python", "backend", "kind")
+    rows = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.is_file() else []
+    rows = [other for other in rows if any(other[key] != row[key] for key in keys)] + [row]
+    rows.sort(key=lambda one: [int(part) for part in one["python"].split(".")] + [list(EXTRAS).index(one["backend"])])
+    ROWS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    TABLE.write_text(table(rows), encoding="utf-8")
 
 
 def table(rows: list[dict]) -> str:
-    steps = list(dict.fromkeys(step for row in rows for step in row["errors"]))
+    steps = list(dict.fromkeys(step for row in rows for step in row["passed"]))
+    head = "| Python | backend | versions | "
     lines = [
         "# Which versions work together",
         "",
-        f"`make compat` on {datetime.date.today()}, {platform.system()} {platform.machine()}. Each row is a fresh",
-        "environment. It holds the built wheel, and either the lowest versions that pyproject.toml admits or the",
-        "newest. [smoke.py](smoke.py) has the steps. `all` is everything at once, on TensorFlow. –: the environment",
-        "lacks a library that the step needs.",
+        "Made by `make compat`. Each row is a fresh environment. It holds the built wheel, and either the lowest",
+        "versions that pyproject.toml admits or the newest there were on that day. [smoke.py](smoke.py) has the steps.",
+        "`all` is everything at once, on TensorFlow. –: the environment lacks a library that the step needs.",
         "",
-        f"| Python | backend | versions | {' | '.join(step.replace('_', ' ') for step in steps)} |",
-        f"|{'---|' * (3 + len(steps))}",
+        f"{head}{' | '.join(step.replace('_', ' ') for step in steps)} | date | system |",
+        f"|{'---|' * (5 + len(steps))}",
     ]
-    for row in rows:
-        marks = [{None: "✓", "–": "–"}.get(row["errors"].get(step, "not run"), "✗") for step in steps]
-        lines.append(f"| {row['python']} | {row['backend']} | {row['kind']} | {' | '.join(marks)} |")
-    lines += ["", "| Python | backend | versions | " + " | ".join(NAMED) + " |", f"|{'---|' * (3 + len(NAMED))}"]
-    for row in rows:
-        versions = " | ".join(row["versions"].get(name, "") for name in NAMED)
-        lines.append(f"| {row['python']} | {row['backend']} | {row['kind']} | {versions} |")
+    starts = [f"| {row['python']} | {row['backend']} | {row['kind']} | " for row in rows]
+    marks = {True: "✓", False: "✗", None: "–"}
+    for start, row in zip(starts, rows, strict=True):
+        passed = " | ".join(marks[row["passed"][step]] if step in row["passed"] else "not run" for step in steps)
+        lines.append(f"{start}{passed} | {row['date']} | {row['system']} |")
+    lines += ["", f"{head}{' | '.join(NAMED)} |", f"|{'---|' * (3 + len(NAMED))}"]
+    for start, row in zip(starts, rows, strict=True):
+        lines.append(f"{start}{' | '.join(row['versions'].get(name, '') for name in NAMED)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -167,27 +176,26 @@ def main() -> int:
     if absent := [version for version in chosen if version not in here]:
         parser.error(f"Python {', '.join(absent)} is not on this machine; these are: {', '.join(here)}.")
     kinds = [kind for kind in KINDS if getattr(options, kind)] or list(KINDS)
-    rows = []
+    is_sound = True
     with tempfile.TemporaryDirectory(prefix="compat") as name:
         folder = Path(name)
         uv("build", "--wheel", "--out-dir", name, str(ROOT))
         wheel = next(folder.glob("*.whl"))
         for version, backend, kind in itertools.product(chosen, options.backend, kinds):
             begin = time.monotonic()
-            row = try_out(here[version], backend, kind, wheel, folder / "one")
-            rows.append({"python": version, "backend": backend, "kind": kind, **row})
-            failed = failures(row)
+            versions, errors = try_out(here[version], backend, kind, wheel, folder / "one")
+            passed = {step: None if error == "–" else error is None for step, error in errors.items()}
+            failed = [step for step in passed if passed[step] is False]
+            is_sound &= not failed
             said = ", ".join(failed) + " failed" if failed else "all passed"
             print(f"Python {version}, {backend}, {kind}: {said} ({time.monotonic() - begin:.0f} s)", flush=True)
-            for step, error in failed.items():
-                print(f"--- {step}\n{error}", flush=True)
-    is_whole = len(rows) == len(here) * len(EXTRAS) * len(KINDS)
-    if is_whole and {"3.11", "3.12", "3.13"} <= set(here):
-        TABLE.write_text(table(rows), encoding="utf-8")
-        print(f"Written: {TABLE}")
-    else:
-        print(f"{TABLE} stays as it is: it is written by a run of all, with Python 3.11, 3.12 and 3.13.")
-    return any(failures(row) for row in rows)
+            for step in failed:
+                print(f"--- {step}\n{errors[step]}", flush=True)
+            found = {"versions": {key: versions[key] for key in NAMED if key in versions}, "passed": passed}
+            where = {"date": str(datetime.date.today()), "system": f"{platform.system()} {platform.machine()}"}
+            save({"python": version, "backend": backend, "kind": kind, **where, **found})
+    print(f"See {TABLE}.")
+    return 0 if is_sound else 1
 
 
 if __name__ == "__main__":
