@@ -148,8 +148,14 @@ class VideoStream:
                 frame, a function without arguments that returns it, called only for the frames that are looked at.
                 They are read in another thread, one batch of clips ahead; closing the results waits for it.
         """
-        results = itertools.chain.from_iterable(self.batches(frames, self.start()))
-        return smooth(results, self.smooth, self.centred)
+
+        def results() -> Iterator[Result]:
+            state = self.start()
+            for batch in self.batches(frames, state):
+                yield from batch
+            yield from self.finish(state)
+
+        return smooth(results(), self.smooth, self.centred)
 
     def start(self) -> StreamState:
         """Returns the state of a recording of which nothing has been seen."""
@@ -193,6 +199,7 @@ class VideoStream:
 
         Whenever it has yielded, `state` is that of a stream to which only these results were given. A stream that
         goes on from it, with the frames later than `state.sampler.position`, gives the same results as this one would.
+        What is left when the frames end, less than a stride, has no result yet: `finish` gives it.
 
         Args:
             frames: As above.
@@ -208,33 +215,39 @@ class VideoStream:
             scores = iter(self._score([clip for _, _, clip in batch if clip is not None], state))
             yield [Result(start, end, None if clip is None else next(scores)) for start, end, clip in batch]
 
+    def finish(self, state: StreamState) -> list[Result]:
+        """Returns the results of what is left where a recording ends. Leaves `state` as it is: more may come later."""
+        state = replace(
+            state,
+            sampler=copy.copy(state.sampler),
+            window=state.window.copy(),
+            memory=[part.copy() for part in state.memory],
+            projected=[part.copy() for part in state.projected],
+        )
+        clips = list(self._clips(state.sampler.finish(), state))
+        if state.sampler.moment > state.done:
+            clips.append(self._clip(state, state.sampler.moment))
+        scores: list[tuple[float, ...]] = []
+        for batch in _batches((clip for _, _, clip in clips if clip is not None), self.batch_size):
+            scores += self._score(batch, state)
+        following = iter(scores)
+        return [Result(start, end, None if clip is None else next(following)) for start, end, clip in clips]
+
     def _read(
         self, frames: Iterable[tuple[float, Frame]], state: StreamState, is_late: Callable[[], bool] | None
     ) -> Iterator[tuple[list[Clip], Sampler, deque[np.ndarray | None], int]]:
         """Yields clips, `batch_size` at a time, and where `state` has come with them; does not change it."""
         state = replace(state, sampler=copy.copy(state.sampler), window=state.window.copy())
-        for batch in _batches(self._clips(frames, state, is_late), self.batch_size):
+        shown = itertools.chain.from_iterable(state.sampler.add(time, frame) for time, frame in frames)
+        # The empty batch at the end carries the frames that came after the last clip.
+        for batch in itertools.chain(_batches(self._clips(shown, state, is_late), self.batch_size), ([],)):
             yield batch, copy.copy(state.sampler), state.window.copy(), state.done
 
     def _clips(
-        self, frames: Iterable[tuple[float, Frame]], state: StreamState, is_late: Callable[[], bool] | None
+        self, shown: Iterable[np.ndarray | Missing], state: StreamState, is_late: Callable[[], bool] | None = None
     ) -> Iterator[Clip]:
         """Yields the clip of each result; takes `state` along."""
-
-        def clip(end: int) -> Clip:
-            start, state.done = state.done, end
-            pictures = [picture for picture in state.window if picture is not None]
-            if len(pictures) < len(state.window):
-                return start / self.fps, state.done / self.fps, None
-            pictures += pictures[-1:] * (self.clip_frames - len(pictures))  # a short recording: its last frame
-            return start / self.fps, state.done / self.fps, np.stack(pictures)
-
-        def pictures() -> Iterator[np.ndarray | Missing]:
-            for time, frame in frames:
-                yield from state.sampler.add(time, frame)
-            yield from state.sampler.finish()
-
-        for picture in pictures():
+        for picture in shown:
             new = 1
             if isinstance(picture, Missing):
                 new = picture.count
@@ -245,9 +258,16 @@ class VideoStream:
             end = count - (count - self.clip_frames) % self.stride  # of the last clip that is complete
             is_complete = end >= self.clip_frames and end > count - new
             if is_complete and (state.window[-1] is None or is_late is None or not is_late()):
-                yield clip(end)  # a gap is one result, however long
-        if state.sampler.moment > state.done:
-            yield clip(state.sampler.moment)
+                yield self._clip(state, end)  # a gap is one result, however long
+
+    def _clip(self, state: StreamState, end: int) -> Clip:
+        """Returns the clip of the result that reaches to a moment."""
+        start, state.done = state.done, end
+        pictures = [picture for picture in state.window if picture is not None]
+        if len(pictures) < len(state.window):
+            return start / self.fps, end / self.fps, None
+        pictures += pictures[-1:] * (self.clip_frames - len(pictures))  # a short recording: its last frame
+        return start / self.fps, end / self.fps, np.stack(pictures)
 
     def prepare(self, frame: Frame) -> np.ndarray:
         """Returns what a clip holds of a frame: uint8 RGB (crop, crop, 3), the middle of the resized picture."""

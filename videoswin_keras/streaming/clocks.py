@@ -1,0 +1,244 @@
+"""When a video file begins, as a time of day with its zone: from a list, from its name, or from its container."""
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from pathlib import Path
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+# Date and time as recorders put them into names: 20261120_213000, 2026-11-20T21.30.00Z, 20261120213000123, and without
+# seconds only where hours and minutes are apart (2026-11-20_21-30), because 20261120_0012 may be the twelfth file.
+_IN_A_NAME = re.compile(
+    r"(?<!\d)(?P<year>(?:19|20)\d\d)(?P<dash>[-_.]?)(?P<month>\d\d)(?P=dash)(?P<day>\d\d)[T _.-]{0,3}"
+    r"(?P<hour>\d\d)(?:[-_.:h]?(?P<minute>\d\d)[-_.:m]?(?P<second>\d\d)|[-_.:h](?P<minute_alone>\d\d))"
+    r"(?:[._]?\d{3})?(?P<zone>Z)?(?!\d)"
+)
+# The directives of --name-format, as regular expressions; "%s" is seconds since 1970, which strptime lacks.
+_DIRECTIVES = {
+    **{letter: r"\d{2}" for letter in "ymdHIMS"},
+    **{"Y": r"\d{4}", "j": r"\d{3}", "f": r"\d{1,6}", "s": r"\d{9,11}", "%": "%"},
+    **{"b": r"[^\W\d_]+", "B": r"[^\W\d_]+", "p": r"[APap][Mm]", "z": r"(?:Z|[+-]\d{2}:?\d{2})"},
+}
+
+
+class LocalZone(tzinfo):
+    """The zone of this machine, with the changes of its clocks: what the standard library has no object for."""
+
+    def utcoffset(self, moment: datetime | None) -> timedelta | None:
+        """Returns the offset from UTC at a moment."""
+        return None if moment is None else moment.replace(tzinfo=None).astimezone().utcoffset()
+
+    def dst(self, moment: datetime | None) -> timedelta | None:
+        """Returns None: not known."""
+        return None
+
+    def tzname(self, moment: datetime | None) -> str | None:
+        """Returns the zone's abbreviation at a moment."""
+        return None if moment is None else moment.replace(tzinfo=None).astimezone().tzname()
+
+    def fromutc(self, moment: datetime) -> datetime:
+        """Returns a moment of UTC as one of this zone."""
+        fixed = moment.replace(tzinfo=UTC).astimezone()
+        local = fixed.replace(tzinfo=self)
+        return local if local.utcoffset() == fixed.utcoffset() else local.replace(fold=1)
+
+    def __str__(self) -> str:
+        return "local"
+
+
+def read_zone(text: str | None) -> tzinfo:
+    """Returns a time zone by its name: "Europe/Berlin", "UTC", "+01:00"; this machine's for None.
+
+    Raises:
+        ValueError: if there is no such zone.
+
+    Example:
+
+    >>> read_zone("+01:00").utcoffset(None)
+    datetime.timedelta(seconds=3600)
+    """
+    if text is None or text == "local":
+        return LocalZone()
+    if match := re.fullmatch(r"(?:UTC)?([+-])(\d\d?):?(\d\d)?", text):
+        offset = timedelta(hours=int(match[2]), minutes=int(match[3] or 0))
+        if offset < timedelta(days=1):
+            return timezone(-offset if match[1] == "-" else offset)
+    try:
+        return ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(
+            f'--zone must be a time zone such as "Europe/Berlin", "UTC" or "+01:00". Received: {text!r}. '
+            f"(Names need the package tzdata where the system has no list of them, as on Windows.)"
+        ) from error
+
+
+def read_moment(text: str, zone: tzinfo) -> datetime:
+    """Returns a date and time such as "2026-11-20 21:30" in a zone; with an offset of its own ("+01:00"), converted.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    moment = datetime.fromisoformat(text.strip())
+    return moment.replace(tzinfo=zone) if moment.tzinfo is None else moment.astimezone(zone)
+
+
+def read_starts(path: str | Path, zone: tzinfo) -> dict[str, datetime]:
+    """Reads when files begin from a table with the columns `file` and `start`, separated by comma, semicolon or tab.
+
+    Raises:
+        ValueError: if it is no such table, with the line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"The table of starts {path} cannot be read: {error}.") from error
+    first = lines[0] if lines else ""
+    rows = csv.DictReader(lines, delimiter=max(",;\t", key=first.count))
+    if not {"file", "start"} <= {*(rows.fieldnames or ())}:
+        raise ValueError(f"{path} must have the columns file and start in its first line. Received: {first!r}.")
+    starts: dict[str, datetime] = {}
+    for row in rows:
+        try:
+            starts[row["file"].strip()] = read_moment(row["start"], zone)
+        except (ValueError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f'{path}, line {rows.line_num}: expected a file and a start such as "2026-11-20 21:30:00". '
+                f"Received: {row.get('file')!r}, {row.get('start')!r}."
+            ) from error
+    return starts
+
+
+def in_name(name: str, zone: tzinfo, name_format: str | None = None) -> datetime | None:
+    """Returns the date and time in a file's name; None without one.
+
+    Args:
+        name: The name.
+        zone: What zone the name means, unless it ends in "Z" or says an offset.
+        name_format: What to look for, in `strptime`'s directives (and "%s", seconds since 1970). Default: the usual
+            ways to write date and time together, year first.
+
+    Raises:
+        ValueError: if the format does not give a date and an hour.
+
+    Example:
+
+    >>> print(in_name("NVR_ch1_20261120213000_20261120220000.mp4", UTC))
+    2026-11-20 21:30:00+00:00
+    >>> print(in_name("cam2 20-11-26 9h30.avi", UTC, "%d-%m-%y %Hh%M"))
+    None
+    >>> print(in_name("cam2 20-11-26 09h30.avi", UTC, "%d-%m-%y %Hh%M"))
+    2026-11-20 09:30:00+00:00
+    """
+    if name_format is not None:
+        return _formatted(name, zone, name_format)
+    for match in _IN_A_NAME.finditer(name):
+        parts = match.groupdict()
+        numbers = [parts[key] for key in ("year", "month", "day", "hour")]
+        numbers += [parts["minute"] or parts["minute_alone"], parts["second"] or "0"]
+        try:
+            moment = datetime(*map(int, numbers), tzinfo=UTC if parts["zone"] else zone)  # type: ignore[arg-type]
+        except ValueError:
+            continue
+        return moment.astimezone(zone) if parts["zone"] else moment
+    return None
+
+
+def check_name_format(name_format: str) -> None:
+    """Raises ValueError if a format has unknown directives, or none for the date and the hour."""
+    letters = re.findall("%(.?)", name_format)
+    if unknown := [letter for letter in letters if letter not in _DIRECTIVES]:
+        raise ValueError(f"--name-format has %{unknown[0]}, which is none of %{' %'.join(_DIRECTIVES)}.")
+    is_date = {"m", "d"} <= {*letters} or {"b", "d"} <= {*letters} or {"B", "d"} <= {*letters} or "j" in letters
+    is_whole = {"y", "Y"} & {*letters} and is_date and {"H", "I"} & {*letters}
+    if not (is_whole or "s" in letters):
+        raise ValueError(
+            f'--name-format must give the date and the hour, as "%Y%m%d_%H%M%S". Received: {name_format!r}.'
+        )
+
+
+def _formatted(name: str, zone: tzinfo, name_format: str) -> datetime | None:
+    check_name_format(name_format)
+    tokens = re.findall(r"%.|[^%]+", name_format)
+    pattern = "".join(_DIRECTIVES[token[1]] if token[0] == "%" else re.escape(token) for token in tokens)
+    for match in re.finditer(rf"(?<!\d){pattern}(?!\d)", name):
+        if name_format == "%s":
+            return datetime.fromtimestamp(int(match[0]), zone)
+        try:
+            moment = datetime.strptime(match[0], name_format)
+        except ValueError:
+            continue
+        return moment.replace(tzinfo=zone) if moment.tzinfo is None else moment.astimezone(zone)
+    return None
+
+
+@dataclass(frozen=True)
+class Start:
+    """When the first frame of a file was taken, and how that is known.
+
+    Attributes:
+        moment: With its zone.
+        source: "its name", "its container", the name of a list; for the report.
+    """
+
+    moment: datetime
+    source: str
+
+
+def find_starts(
+    paths: Sequence[Path],
+    created: Sequence[datetime | None],
+    zone: tzinfo,
+    name_format: str | None = None,
+    listed: dict[str, datetime] | None = None,
+) -> list[Start | None]:
+    """Returns when each file of a recording begins; None where nothing says so.
+
+    All come from the first of these that knows any: a list, the names, the containers. Clocks of different kinds are
+    not mixed: a name is in local time, and what a camera writes into its files often is not. Creation times count only
+    if each is later than that of the file before; else they are those of a copy.
+
+    Args:
+        paths: The files, in the order of the recording.
+        created: What their containers say, or None.
+        zone: Of the times in names, and of what is returned.
+        name_format: As in `in_name`.
+        listed: Starts by a file's name, or by its path as it was given.
+
+    Raises:
+        ValueError: if the list knows none of the files.
+    """
+    if listed is not None:
+        known = [listed.get(str(path), listed.get(path.name)) for path in paths]
+        if not any(known):
+            raise ValueError(f"The table of starts has none of the files: {paths[0]}, … It has: {_some(listed)}.")
+        return [None if moment is None else Start(moment, "the table of starts") for moment in known]
+    named = _unfolded([in_name(path.name, zone, name_format) for path in paths])
+    if any(named):
+        return [None if moment is None else Start(moment, "its name") for moment in named]
+    if name_format is not None:
+        raise ValueError(f"No file's name has {name_format!r}: {paths[0].name}, … Is --name-format right?")
+    seen = [moment for moment in created if moment is not None]
+    if any(one >= following for one, following in zip(seen, seen[1:], strict=False)):
+        return [None] * len(paths)
+    return [None if moment is None else Start(moment.astimezone(zone), "its container") for moment in created]
+
+
+def _unfolded(moments: list[datetime | None]) -> list[datetime | None]:
+    """Takes a time that comes twice, where clocks are put back, for its second coming if the file before is later."""
+    unfolded: list[datetime | None] = []
+    before: datetime | None = None
+    for moment in moments:
+        if moment is not None:
+            # In UTC: within one zone Python compares what the clocks show.
+            if before is not None and moment.astimezone(UTC) <= before.astimezone(UTC):
+                later = moment.replace(fold=1)
+                moment = later if later.astimezone(UTC) > before.astimezone(UTC) else moment
+            before = moment
+        unfolded.append(moment)
+    return unfolded
+
+
+def _some(names: dict[str, datetime]) -> str:
+    return ", ".join(list(names)[:3]) + (", …" if len(names) > 3 else "")
