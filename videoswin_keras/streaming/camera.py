@@ -1,6 +1,8 @@
 """Live video: a camera that is never waited for, and comes back after an outage."""
 
+import hashlib
 import logging
+import os
 import re
 import threading
 import time
@@ -8,6 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 import numpy as np
+
+from videoswin_keras.text import printable
 
 _log = logging.getLogger(__name__)
 
@@ -22,9 +26,42 @@ def is_live(source: str) -> bool:
 
 
 def public_name(source: str) -> str:
-    """Returns `source` without what may be a user and a password: all up to an "@", and all after a "?"."""
+    """Returns `source` for people: without user and password, and without all after a "?", which may hold them too.
+
+    Example:
+
+    >>> public_name("rtsp://user:secret@10.0.0.7:554/stream@1?channel=2")
+    'rtsp://10.0.0.7:554/stream@1'
+    """
+    scheme, separator, _, host, path, _ = _parts(source)
+    return printable(f"{scheme}{separator}{host}{path}")
+
+
+def identity(source: str) -> str:
+    """Returns what tells a camera from others: a checksum of its whole address, but for passwords.
+
+    Example:
+
+    >>> identity("rtsp://user:old@10.0.0.7/1?channel=2") == identity("rtsp://user:new@10.0.0.7/1?channel=2")
+    True
+    >>> identity("rtsp://10.0.0.7/1?channel=1") == identity("rtsp://10.0.0.7/1?channel=2")
+    False
+    """
+    scheme, separator, user, host, path, query = _parts(source)
+    query = re.sub(r"(?i)\b(\w*(?:pass|pwd|secret|token|key|auth)\w*)=[^&;]*", r"\1=", query)
+    address = f"{scheme}{separator}{user.partition(':')[0]}@{host}{path}?{query}"
+    return hashlib.sha256(os.fsencode(address)).hexdigest()[:8]
+
+
+def _parts(source: str) -> tuple[str, str, str, str, str, str]:
+    """Returns scheme, "://", user and password, host and port, path, query of an address."""
     scheme, separator, rest = source.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"
+    rest, _, query = rest.partition("?")
+    authority = re.match(r"[^/#]*", rest)[0]  # type: ignore[index]
+    if "@" not in authority and "@" in rest and not re.fullmatch(r"[^:]*(:\d*)?|\[.*\](:\d*)?", authority):
+        authority = rest.rpartition("@")[0] + "@" + re.match(r"[^/#]*", rest.rpartition("@")[2])[0]  # type: ignore[index]
+    user, _, host = authority.rpartition("@")
+    return scheme, separator, user, host, rest[len(authority) :], query
 
 
 class Camera:

@@ -1,8 +1,9 @@
 """When a video file begins, as a time of day with its zone: from a list, from its name, or from its container."""
 
 import csv
+import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
@@ -17,9 +18,16 @@ _IN_A_NAME = re.compile(
 )
 # The directives of --name-format, as regular expressions; "%s" is seconds since 1970, which strptime lacks.
 _DIRECTIVES = {
-    **{letter: r"\d{2}" for letter in "ymdHIMS"},
-    **{"Y": r"\d{4}", "j": r"\d{3}", "f": r"\d{1,6}", "s": r"\d{9,11}", "%": "%"},
-    **{"b": r"[^\W\d_]+", "B": r"[^\W\d_]+", "p": r"[APap][Mm]", "z": r"(?:Z|[+-]\d{2}:?\d{2})"},
+    **dict.fromkeys("ymdHIMS", r"\d{2}"),
+    "Y": r"\d{4}",
+    "j": r"\d{3}",
+    "f": r"\d{1,6}",
+    "s": r"\d{9,11}",
+    "%": "%",
+    "b": r"[^\W\d_]+",
+    "B": r"[^\W\d_]+",
+    "p": r"[APap][Mm]",
+    "z": r"(?:Z|[+-]\d{2}:?\d{2})",
 }
 
 
@@ -46,6 +54,30 @@ class LocalZone(tzinfo):
 
     def __str__(self) -> str:
         return "local"
+
+
+def seconds_after(earlier: datetime, later: datetime) -> float:
+    """Returns how many seconds lie between two moments. (Within one zone Python subtracts what the clocks show.)"""
+    return (later.astimezone(UTC) - earlier.astimezone(UTC)) / timedelta(seconds=1)
+
+
+def add_seconds(moment: datetime, seconds: float) -> datetime:
+    """Returns the moment that many seconds later, by the clocks of its zone, which may be changed on the way."""
+    return (moment.astimezone(UTC) + timedelta(seconds=seconds)).astimezone(moment.tzinfo)
+
+
+def next_roll(moment: datetime, hours: float) -> datetime:
+    """Returns the end of the stretch of some hours, counted from midnight, in which a moment lies; midnight is one.
+
+    Example:
+
+    >>> print(next_roll(datetime(2026, 11, 20, 21, 30, tzinfo=UTC), 24), next_roll(datetime(2026, 1, 1, tzinfo=UTC), 7))
+    2026-11-21 00:00:00+00:00 2026-01-01 07:00:00+00:00
+    """
+    midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
+    following = (midnight + timedelta(days=1)).replace(fold=0)  # what the clocks show, however long the day is
+    count = seconds_after(midnight, moment) // (3600 * hours) + 1
+    return min(add_seconds(midnight, 3600 * hours * count), following, key=datetime.timestamp)
 
 
 def read_zone(text: str | None) -> tzinfo:
@@ -135,13 +167,13 @@ def in_name(name: str, zone: tzinfo, name_format: str | None = None) -> datetime
         return _formatted(name, zone, name_format)
     for match in _IN_A_NAME.finditer(name):
         parts = match.groupdict()
-        numbers = [parts[key] for key in ("year", "month", "day", "hour")]
-        numbers += [parts["minute"] or parts["minute_alone"], parts["second"] or "0"]
+        date = [int(parts[key]) for key in ("year", "month", "day", "hour")]
+        minute, second = int(parts["minute"] or parts["minute_alone"]), int(parts["second"] or 0)
         try:
-            moment = datetime(*map(int, numbers), tzinfo=UTC if parts["zone"] else zone)  # type: ignore[arg-type]
+            moment = datetime(*date, minute, second)  # type: ignore[call-arg]
         except ValueError:
             continue
-        return moment.astimezone(zone) if parts["zone"] else moment
+        return moment.replace(tzinfo=UTC).astimezone(zone) if parts["zone"] else moment.replace(tzinfo=zone)
     return None
 
 
@@ -188,7 +220,7 @@ class Start:
 
 def find_starts(
     paths: Sequence[Path],
-    created: Sequence[datetime | None],
+    created: Callable[[Path], datetime | None],
     zone: tzinfo,
     name_format: str | None = None,
     listed: dict[str, datetime] | None = None,
@@ -201,7 +233,7 @@ def find_starts(
 
     Args:
         paths: The files, in the order of the recording.
-        created: What their containers say, or None.
+        created: Function that returns what a file's container says, or None.
         zone: Of the times in names, and of what is returned.
         name_format: As in `in_name`.
         listed: Starts by a file's name, or by its path as it was given.
@@ -212,17 +244,18 @@ def find_starts(
     if listed is not None:
         known = [listed.get(str(path), listed.get(path.name)) for path in paths]
         if not any(known):
-            raise ValueError(f"The table of starts has none of the files: {paths[0]}, … It has: {_some(listed)}.")
+            raise ValueError(f"The table of starts lacks {paths[0]}. It has: {_some(listed)}.")
         return [None if moment is None else Start(moment, "the table of starts") for moment in known]
     named = _unfolded([in_name(path.name, zone, name_format) for path in paths])
     if any(named):
         return [None if moment is None else Start(moment, "its name") for moment in named]
     if name_format is not None:
         raise ValueError(f"No file's name has {name_format!r}: {paths[0].name}, … Is --name-format right?")
-    seen = [moment for moment in created if moment is not None]
-    if any(one >= following for one, following in zip(seen, seen[1:], strict=False)):
+    moments = [created(path) for path in paths]
+    seen = [moment for moment in moments if moment is not None]
+    if any(seconds_after(one, following) <= 0 for one, following in itertools.pairwise(seen)):
         return [None] * len(paths)
-    return [None if moment is None else Start(moment.astimezone(zone), "its container") for moment in created]
+    return [None if moment is None else Start(moment.astimezone(zone), "its container") for moment in moments]
 
 
 def _unfolded(moments: list[datetime | None]) -> list[datetime | None]:
@@ -231,10 +264,9 @@ def _unfolded(moments: list[datetime | None]) -> list[datetime | None]:
     before: datetime | None = None
     for moment in moments:
         if moment is not None:
-            # In UTC: within one zone Python compares what the clocks show.
-            if before is not None and moment.astimezone(UTC) <= before.astimezone(UTC):
+            if before is not None and seconds_after(before, moment) <= 0:
                 later = moment.replace(fold=1)
-                moment = later if later.astimezone(UTC) > before.astimezone(UTC) else moment
+                moment = later if seconds_after(before, later) > 0 else moment
             before = moment
         unfolded.append(moment)
     return unfolded

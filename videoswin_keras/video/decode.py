@@ -11,9 +11,10 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -298,10 +299,10 @@ def iter_frames(path: str | Path) -> Iterator[tuple[float, np.ndarray]]:
     >>> [(seconds, frame.shape) for seconds, frame in iter_frames(path)]
     [(0.0, (4, 6, 3))]
     """
-    return ((seconds, picture()) for seconds, picture in iter_lazy_frames(path))
+    return ((frame.seconds, frame.picture()) for frame in iter_lazy_frames(path))
 
 
-def iter_lazy_frames(path: str | Path, after: float | None = None) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
+def iter_lazy_frames(path: str | Path, after: float | None = None) -> Iterator["TimedFrame"]:
     """Decodes a video as `iter_frames` does, and leaves it to the caller whether to make a frame into RGB.
 
     That takes about as long as the decoding: who looks at few frames saves half the time.
@@ -339,9 +340,7 @@ def _jump(container: Any, stream: Any, after: float) -> bool:
     return landing is not None and landing.pts is not None and landing.pts <= target
 
 
-def _timed_frames(
-    path: str | Path, container: Any, stream: Any, after: float | None
-) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
+def _timed_frames(path: str | Path, container: Any, stream: Any, after: float | None) -> Iterator["TimedFrame"]:
     count = 0
     with container:
         rate, is_timed = _stated_rates(stream)[0], not _lacks_times(container, stream)
@@ -357,39 +356,38 @@ def _timed_frames(
             last = seconds
             count += 1
             if after is None or seconds > after:
-                yield seconds, functools.partial(_picture, frame, matrix)
+                yield TimedFrame(seconds, (frame.duration or 0) * tick, functools.partial(_picture, frame, matrix))
     if not count and after is None:
         raise VideoError(f"No frame of {path} can be decoded. Is the file complete? Does another player show it?")
 
 
-def stated_duration(path: str | Path) -> float | None:
-    """Returns how many seconds a file says it lasts, without reading it; None where it does not say. May be wrong.
-
-    Raises:
-        FileNotFoundError, VideoError: as `iter_frames`.
-    """
-    container, _ = _open(path)
-    with container:
-        return None if container.duration is None else container.duration / av.time_base
+@dataclass(frozen=True)
+class VideoHeader:
+    duration: float | None
+    end: float | None
+    rate: Fraction
+    created: datetime | None
 
 
-def stated_end(path: str | Path) -> float | None:
-    """Returns when the last frame ends, in seconds of the file's own time, by the word of the file.
-
-    None where it does not say, or where the container is not one whose word counts.
-
-    Raises:
-        FileNotFoundError, VideoError: as `iter_frames`.
-    """
+def read_header(path: str | Path) -> VideoHeader:
     container, stream = _open(path)
     with container:
-        if container.format.name not in _JUMPING_FORMATS:
-            return None
-        if stream.duration is not None:
-            return float(((stream.start_time or 0) + stream.duration) * _exact(stream.time_base))
-        if container.duration is not None and len(container.streams) == 1:
-            return ((container.start_time or 0) + container.duration) / av.time_base
-        return None
+        end = None
+        if container.format.name in _JUMPING_FORMATS:
+            if stream.duration is not None:
+                end = float(((stream.start_time or 0) + stream.duration) * _exact(stream.time_base))
+            elif container.duration is not None and len(container.streams) == 1:
+                end = ((container.start_time or 0) + container.duration) / av.time_base
+        text = container.metadata.get("creation_time")
+        created = None if not text else datetime.fromisoformat(text)
+        duration = None if container.duration is None else container.duration / av.time_base
+        return VideoHeader(duration, end, _stated_rates(stream)[0], created)
+
+
+class TimedFrame(NamedTuple):
+    seconds: float
+    duration: float
+    picture: Callable[[], np.ndarray]
 
 
 def _open(path: str | Path) -> tuple[Any, Any]:

@@ -1,0 +1,139 @@
+"""What is to be streamed: recordings, of files in their order with their clocks, and cameras."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, tzinfo
+from pathlib import Path
+
+from videoswin_keras.streaming.camera import identity, public_name
+from videoswin_keras.streaming.clocks import Start, add_seconds, find_starts, seconds_after
+from videoswin_keras.text import printable
+from videoswin_keras.video.decode import VideoError, read_header
+
+
+@dataclass(frozen=True)
+class Source:
+    """One recording, or one camera.
+
+    Attributes:
+        name: Of its folder of results.
+        described: What it is, for people.
+        paths: Its files, in order; none of a camera.
+        starts: When each of them begins, or None.
+        address: Of a camera.
+    """
+
+    name: str
+    described: str
+    paths: tuple[Path, ...] = ()
+    starts: tuple[Start | None, ...] = ()
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Where the starts of files are known from.
+
+    Attributes:
+        zone: Whose clocks names and tables mean, and results show.
+        name_format: As `clocks.in_name` takes it.
+        start: Of the first frame of a recording; the spaces between its files stay.
+        listed: Starts by file, as `clocks.read_starts` returns them.
+    """
+
+    zone: tzinfo
+    name_format: str | None = None
+    start: datetime | None = None
+    listed: dict[str, datetime] | None = None
+
+    def of(self, paths: Sequence[Path]) -> tuple[Start | None, ...]:
+        """Returns when the files of one recording begin, in their order; None where nothing says so.
+
+        Raises:
+            ValueError: if nothing that was asked for is found, or `start` belongs to a file without a place among the
+                clocks of the others.
+        """
+        starts = find_starts(paths, _created, self.zone, self.name_format, self.listed)
+        if self.start is None:
+            return tuple(starts)
+        first, *others = starts
+        if first is None and any(others):
+            raise ValueError(
+                f"--start is the time of {paths[0]}, and how long before the others that is is not known: their clocks "
+                f"are, its own is not. Give a table of starts in its place (--start starts.csv)."
+            )
+        if first is None:
+            return Start(self.start, "--start"), *others
+        shift = seconds_after(first.moment, self.start)
+        return tuple(
+            start and replace(start, moment=add_seconds(start.moment, shift), source=f"{start.source}, and --start")
+            for start in starts
+        )
+
+
+def cameras(addresses: Sequence[str]) -> list[Source]:
+    """Returns a source for each camera: the whole address counts, and none may be there twice."""
+    sources = []
+    for address in addresses:
+        shown = public_name(address)
+        name = re.sub(r"\W+", "_", shown).strip("_")
+        sources.append(Source(f"{name}-{identity(address)}", shown, address=address))
+    if twice := _twice([source.name for source in sources]):
+        raise ValueError(f"A camera is given twice: {twice}.")
+    return sources
+
+
+def one_recording(name: str, paths: Sequence[Path], clocks: Clocks, is_in_order: bool) -> Source:
+    """Returns one source of several files.
+
+    Args:
+        name: Of its folder.
+        paths: The files.
+        clocks: Where their starts are known from. Files that are listed and not there are added, to be missed aloud.
+        is_in_order: Whether a person put them in order; else their clocks do, where all are known.
+    """
+    paths = [*paths, *_listed_and_missing(paths, clocks)]
+    starts = clocks.of(paths)
+    known = [start for start in starts if start is not None]
+    if not is_in_order and len(known) == len(paths):
+        order = sorted(range(len(paths)), key=lambda number: known[number].moment.timestamp())
+        paths, starts = [paths[number] for number in order], tuple(starts[number] for number in order)
+    more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
+    return Source(printable(name), printable(paths[0].name) + more, tuple(paths), starts)
+
+
+def single_recordings(paths: Sequence[Path], clocks: Clocks) -> Iterator[Source]:
+    """Yields one source for each file.
+
+    Raises:
+        ValueError: if two would have the same folder.
+    """
+    names = [printable(path.stem) for path in paths]
+    if _twice(names):
+        names = [printable(f"{path.resolve().parent.name}_{path.stem}") for path in paths]
+    if twice := _twice(names):
+        raise ValueError(f"Two recordings would have the folder {twice}. Give them in two calls, each with its --out.")
+    for name, path in zip(names, paths, strict=True):
+        yield Source(name, printable(path.name), (path,), clocks.of([path]))
+
+
+def _listed_and_missing(paths: Sequence[Path], clocks: Clocks) -> list[Path]:
+    there = {name for path in paths for name in (path.name, str(path))}
+    folder = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    return [folder / name for name in clocks.listed or () if name not in there]
+
+
+def _created(path: Path) -> datetime | None:
+    try:
+        return read_header(path).created
+    except (OSError, VideoError):
+        return None
+
+
+def _twice(names: list[str]) -> str | None:
+    """Returns a name that is there twice, where case does not count, as on macOS and Windows."""
+    counts = Counter(name.casefold() for name in names)
+    return next((name for name in names if counts[name.casefold()] > 1), None)

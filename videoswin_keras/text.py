@@ -1,0 +1,30 @@
+"""Names of files and classes from strangers, made safe to show."""
+
+import os
+from pathlib import Path
+
+
+def printable(name: str | Path) -> str:
+    """Returns a name as one line of text: what cannot be shown, or would steer a terminal, as its escape.
+
+    Example:
+
+    >>> printable("night\\x1b[2J\\n.mp4")
+    'night\\\\x1b[2J\\\\n.mp4'
+    """
+    text = os.fsencode(str(name)).decode("utf-8", errors="replace")  # whatever bytes a file's name has
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
+
+
+def spreadsheet_safe(text: str) -> str:
+    """Returns a text that a spreadsheet does not run as a formula: with an apostrophe before "=", "+", "-" or "@".
+
+    Example:
+
+    >>> spreadsheet_safe("=HYPERLINK(1)"), spreadsheet_safe("lying")
+    ("'=HYPERLINK(1)", 'lying')
+    """
+    text = printable(text)
+    return f"'{text}" if text[:1] in {"=", "+", "-", "@"} else text
