@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from videoswin_keras.streaming.about import About
 from videoswin_keras.streaming.annotation import annotate
 from videoswin_keras.streaming.frames import Sampler
 from videoswin_keras.streaming.report import COLOURS
 from videoswin_keras.streaming.timeline import Result
-from videoswin_keras.streaming.about import About
 
 RGB = [tuple(bytes.fromhex(colour.removeprefix("#"))) for colour in COLOURS]
 ABOUT = About("night", ("awake", "asleep and dreaming of große Äpfel, for a very long time indeed"), "night.mp4", 2.0)

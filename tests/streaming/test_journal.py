@@ -92,17 +92,20 @@ def test_no_changed_byte_changes_what_is_read(tmp_path, name):
     """Of the settings only in what the results are chained to: the others are compared with those of this run."""
     saved(tmp_path)
     content = (tmp_path / name).read_bytes()
+    refused = accepted = 0
     first = content.index(b'"chain"') if name == "settings.json" else 0
     for place in range(first, len(content), 1 + len(content) // 60):
         (tmp_path / name).write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         try:
             journal = Journal.open(tmp_path, SETTINGS, resume=True)
-        except ValueError as error:
-            assert "Remove" in str(error)
+        except ValueError:
+            refused += 1
         else:  # a byte of the archive that says nothing, such as the time of day
             assert list(journal.results()) == RESULTS
             np.testing.assert_array_equal(journal.state["position"], np.arange(1000))
-            assert name == ".state.npz"
+            accepted += 1
+    assert refused > 20
+    assert accepted == 0 or name == ".state.npz"
     (tmp_path / name).write_bytes(content)
     assert list(Journal.open(tmp_path, SETTINGS, resume=True).results()) == RESULTS
 
@@ -116,7 +119,7 @@ def test_rejects_what_was_cut_short_or_taken_away(tmp_path, name):
         with pytest.raises(ValueError, match="is damaged"):
             Journal.open(tmp_path, SETTINGS, resume=True)
     (tmp_path / ".journal.jsonl").unlink()
-    with pytest.raises(ValueError, match="its journal .* is missing"):
+    with pytest.raises(ValueError, match=r"its journal .* is missing"):
         Journal.open(tmp_path, SETTINGS, resume=True)
 
 

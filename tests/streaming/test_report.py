@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from videoswin_keras.streaming import report
-from videoswin_keras.streaming.timeline import Result, bouts
 from videoswin_keras.streaming.about import About, length_of_time
+from videoswin_keras.streaming.timeline import Result, bouts
 
 LABELS = ("standing <up>", "lying & awake", "asleep, $5$ $^$")
 

@@ -167,10 +167,10 @@ def in_name(name: str, zone: tzinfo, name_format: str | None = None) -> datetime
         return _formatted(name, zone, name_format)
     for match in _IN_A_NAME.finditer(name):
         parts = match.groupdict()
-        date = [int(parts[key]) for key in ("year", "month", "day", "hour")]
-        minute, second = int(parts["minute"] or parts["minute_alone"]), int(parts["second"] or 0)
+        date = "-".join(parts[key] for key in ("year", "month", "day"))
+        minute = parts["minute"] or parts["minute_alone"]
         try:
-            moment = datetime(*date, minute, second)  # type: ignore[call-arg]
+            moment = datetime.fromisoformat(f"{date} {parts['hour']}:{minute}:{parts['second'] or '00'}")
         except ValueError:
             continue
         return moment.replace(tzinfo=UTC).astimezone(zone) if parts["zone"] else moment.replace(tzinfo=zone)

@@ -38,8 +38,8 @@ class Recording:
         paths, starts: As above.
         names: What each file is called in results: its name, with folders where names are not enough.
         started: When the recording began; None if no file's start is known, or none of those has been reached.
-        events: What has become known while frames were read, in order: a `FileSpan` for each file that was read to
-            its end, and a `Problem` for each that could not be read, broke off, or overlaps. May be given what
+        events: What has become known while frames were read, in order: a `FileSpan` for each file that was reached,
+            another when it was read to its end, and a `Problem` for each that could not be read, broke off, or overlaps. May be given what
             another recording of the same files has found, to go on from there.
 
     Raises:
@@ -63,7 +63,6 @@ class Recording:
         self.names = _unique_names(self.paths)
         self.started: datetime | None = None
         self.events: list[FileSpan | Problem] = []
-        self._current: FileSpan | None = None  # is being read
         known = [(name, start.moment) for name, start in zip(self.names, self.starts, strict=True) if start]
         for (one, earlier), (other, later) in itertools.pairwise(known):
             if seconds_after(earlier, later) < 0:
@@ -74,17 +73,13 @@ class Recording:
 
     @property
     def spans(self) -> list[FileSpan]:
-        """Where the files lie that have been read to their end."""
-        return [event for event in self.events if isinstance(event, FileSpan)]
+        """Where the files lie that have been reached; the end of one that is being read is infinite."""
+        return list({event.file: event for event in self.events if isinstance(event, FileSpan)}.values())
 
     @property
     def problems(self) -> list[Problem]:
         """What is wrong with the files that have been read."""
         return [event for event in self.events if isinstance(event, Problem)]
-
-    def files(self) -> list[FileSpan]:
-        """Returns where the files lie that have been reached; one that is being read has no end yet."""
-        return [*self.spans, *([] if self._current is None else [self._current])]
 
     def frames(self, after: float | None = None) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
         """Yields time in seconds and a function that returns the pixels; with `after` only frames later than that.
@@ -137,7 +132,7 @@ class Recording:
         # A millisecond early: the frame at `after` itself is read again, and tells where the file ends.
         wanted = None if after is None or after < begin else after - begin + first - 0.001
         source = _AFTER_THE_FILE_BEFORE if start is None else start.source
-        self._current = FileSpan(name, begin, math.inf, source)
+        self._add(FileSpan(name, begin, math.inf, source))
         end = begin
         for seconds, duration, picture in iter_lazy_frames(path, wanted):
             time = begin + (seconds - first)
@@ -151,7 +146,6 @@ class Recording:
                 self._report(name, f"breaks off: {lengths}", end)
             end = max(end, stated)
         self._add(FileSpan(name, begin, end, source))
-        self._current = None
 
     def _leave_out(self, number: int, error: Exception, begin: float) -> None:
         """Goes on without a file, if there are others, and says so."""

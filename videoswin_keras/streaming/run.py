@@ -258,7 +258,7 @@ class Run:
             self.about = replace(
                 self.about,
                 started=self.source.started,
-                files=tuple(self.source.files()),
+                files=tuple(self.source.spans),
                 problems=tuple(self.source.problems),
             )
         elif self.about.started is None and self.state.sampler.origin is not None:

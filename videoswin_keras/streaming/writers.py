@@ -198,6 +198,7 @@ def write_webvtt(folder: Path, timeline: Sequence[Bout], about: About) -> None:
     if len(about.files) < 2:
         _write_subtitles(folder / "labels.vtt", timeline, about)
         return
+    (folder / "labels.vtt").unlink(missing_ok=True)  # of when there was one file
     (folder / "labels").mkdir(exist_ok=True)
     for name, span in _subtitle_names(about.files):
         inside = [
