@@ -1,15 +1,19 @@
 """`videoswin stream`, as a user types it."""
 
 import functools
+import html
 import json
-import logging
 import os
 import signal
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from zoneinfo import ZoneInfo
 
 import av
 import numpy as np
 import pandas
 import pytest
+import webvtt
 from test_camera import Script
 
 from videoswin_keras.cli.main import main
@@ -126,15 +130,148 @@ def test_a_folder_of_recordings_some_damaged(night, tmp_path, capsys):
     assert list(short.end_s) == [0.375]
 
 
-def test_joined_files(night, tmp_path, capsys, caplog):
-    for name in ("a", "b", "c"):
-        (tmp_path / f"{name}.mp4").write_bytes(night.read_bytes() if name != "b" else b"broken")
-    with caplog.at_level(logging.ERROR):
-        code = main(["stream", str(tmp_path), "--join", *PICO, "--out", str(tmp_path / "out")])
-    assert code == 1  # a part could not be read
-    assert capsys.readouterr().out.startswith(f"{tmp_path.name}: 1 min 24 s, see")
-    bouts = pandas.read_csv(tmp_path / "out" / tmp_path.name / "bouts.csv", skiprows=1)
+@pytest.fixture(scope="module")
+def barn(tmp_path_factory):
+    """A night of six files of 20 s, each a motion of its own, while the clocks are put back; with what goes wrong.
+
+    The first begins at 02:59:30 summer time. The second is missing, the third unreadable, the fourth breaks off after
+    half of its bytes, and the sixth begins 6 s before the end of the fifth.
+    """
+    folder = tmp_path_factory.mktemp("barn")
+    begins = datetime(2026, 10, 25, 0, 59, 30, tzinfo=UTC)
+    for number, (motion, second) in enumerate(zip((0, 1, 2, 3, 4, 6), (0, 20, 40, 60, 80, 94), strict=True)):
+        moment = (begins + timedelta(seconds=second)).astimezone(ZoneInfo("Europe/Berlin"))
+        path = folder / f"cam2_{moment:%Y-%m-%d_%H-%M-%S}.mkv"
+        if number != 1:
+            write_video(path, moving_shape(motion, seed=10**6 + motion, frames=160, size=64), rate=8)
+        if number == 2:
+            path.write_bytes(b"nothing")
+        if number == 3:
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return folder
+
+
+NAMES = [f"cam2_2026-10-25_{clock}.mkv" for clock in ("02-59-30", "02-00-10", "02-00-30", "02-00-50", "02-01-04")]
+
+
+def test_joined_files_keep_the_clock_of_the_barn(barn, tmp_path, capsys):
+    """Files in the folder are in the order of time, not of their names: 02:00:10 comes after 02:59:30."""
+    command = ["stream", str(barn), "--join", *PICO, "--zone", "Europe/Berlin", "--out", str(tmp_path)]
+    assert main(command) == 1  # parts could not be read
+    out = tmp_path / barn.name
+    table = pandas.read_csv(out / "results.csv", skiprows=1)
+    moments = [datetime.fromisoformat(text) for text in table.time]
+    begins = datetime(2026, 10, 25, 2, 59, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+    elapsed = [moment.timestamp() - begins.timestamp() for moment in moments]
+    np.testing.assert_allclose(elapsed, table.start_s, atol=1e-3)
+    assert table.end_s.iloc[-1] == pytest.approx(114, abs=0.2)
+    # What the model says is what was to be seen then, but for seconds beside the changes.
+    middle = (table.start_s + table.end_s) / 2
+    for motion, start, end in ((0, 2, 18), (3, 63, 66), (4, 84, 98), (6, 104, 114)):
+        labels = table.smoothed_label[(middle > start) & (middle < end)]
+        assert (labels == MOTIONS[motion]).mean() > 0.8, (motion, list(labels))
+    assert set(table.smoothed_label[(middle > 23) & (middle < 60)]) == {"unscored"}
+    assert set(table.smoothed_label[(middle > 75) & (middle < 80)]) == {"unscored"}
+    # Each result names its file and the time in it.
+    for file, start in zip(NAMES, (0, 40, 60, 80, 94), strict=True):
+        rows = table[table.file == file]
+        assert len(rows) > 5 or file == NAMES[1]
+        np.testing.assert_allclose(rows.file_s, rows.start_s - start, atol=2e-3)
+    # What went wrong is in the report, the settings and what is printed.
+    outcome = json.loads((out / "settings.json").read_text())["outcome"]
+    said = {problem["file"]: problem["what"] for problem in outcome["problems"]}
+    assert list(said) == [NAMES[1], NAMES[2], NAMES[4]]
+    assert "is left out" in said[NAMES[1]]
+    assert "it says 20.0 s" in said[NAMES[2]]
+    assert "overlaps the file before by 5.9 s" in said[NAMES[4]]
+    page, printed = (out / "report.html").read_text(), capsys.readouterr()
+    for file, what in said.items():
+        assert f"{file} {what}" in printed.out
+        assert printed.err.count(f"{file} {what}") <= 1
+        assert html.escape(what) in page
+    assert page.index("<img") < page.index("What went wrong") < page.index("How this was made")
+    assert "02:00:10" in page
+    boris = pandas.read_csv(out / "boris.csv")
+    assert {NAMES[0], NAMES[3]} <= set(boris["Media file name"])
+    captions = webvtt.read(out / "labels" / f"{NAMES[3].removesuffix('.mkv')}.vtt").captions
+    assert (captions[0].start, captions[-1].end) == ("00:00:00.000", "00:00:20.000")
+    assert main([*command, "--resume"]) == 1  # done already, and still not all could be read
+
+
+def test_a_table_of_starts_and_a_file_of_it_that_is_missing(barn, tmp_path, capsys):
+    rows = zip(NAMES, ("21:00:00", "21:01:00", "21:02:00", "21:03:00", "21:04:00"), strict=True)
+    listed = [f"{name},2026-11-20 {clock}" for name, clock in rows]
+    (tmp_path / "starts.csv").write_text(
+        "\n".join(["file,start", *listed[:1], "gone.mkv,2026-11-20 21:00:40", *listed[3:]])
+    )
+    files = [str(barn / name) for name in (NAMES[0], NAMES[3], NAMES[4])]
+    command = [
+        "stream",
+        *files,
+        "--join",
+        *PICO,
+        "--start",
+        str(tmp_path / "starts.csv"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(command) == 1
+    assert "gone.mkv is left out: No video file" in capsys.readouterr().out
+    (out,) = (tmp_path / "out").iterdir()
+    spans = json.loads((out / "settings.json").read_text())["outcome"]["recordings"]
+    assert [(span["file"], span["start"]) for span in spans] == [(NAMES[0], 0), (NAMES[3], 180), (NAMES[4], 240)]
+    assert {span["source"] for span in spans} == {"the table of starts"}
+
+
+def test_files_apart_have_their_own_clocks(barn, tmp_path):
+    files = [str(barn / name) for name in (NAMES[0], NAMES[3])]
+    assert main(["stream", *files, *PICO, "--zone", "+01:00", "--out", str(tmp_path)]) == 0
+    for name in (NAMES[0], NAMES[3]):
+        table = pandas.read_csv(tmp_path / name.removesuffix(".mkv") / "results.csv", skiprows=1)
+        assert table.time[0] == f"{name[5:15]}T{name[16:24].replace('-', ':')}.000+01:00"
+
+
+def test_start_moves_all_clocks_and_keeps_their_distances(barn, tmp_path):
+    command = ["stream", str(barn), "--join", *PICO, "--zone", "UTC", "--out", str(tmp_path), "--name-format"]
+    assert main([*command, "cam2_%Y-%m-%d_%H-%M-%S", "--start", "2026-11-20 21:30"]) == 1
+    outcome = json.loads((tmp_path / barn.name / "settings.json").read_text())["outcome"]
+    # In UTC 02:00:10 is the first, which cannot be read, and 02:59:30 the last.
+    assert outcome["started"] == "2026-11-20T21:30:20.000+00:00"
+    assert [span["start"] for span in outcome["recordings"]] == [0, 20, 34, 3540]
+
+
+def test_files_by_hand_keep_their_order(night, tmp_path, capsys, caplog):
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.mp4").write_bytes(night.read_bytes())
+    files = [str(tmp_path / "b.mp4"), str(tmp_path / "a.mp4")]
+    assert main(["stream", *files, "--join", *PICO, "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.startswith("b: 1 min 24 s, see")
+    bouts = pandas.read_csv(tmp_path / "out" / "b" / "bouts.csv", skiprows=1)
     assert list(bouts.label) == 2 * [MOTIONS[0], MOTIONS[4], MOTIONS[6]]
+    assert list(bouts.file) == 3 * ["b.mp4"] + 3 * ["a.mp4"]
+
+
+def test_a_time_lapse_is_scored(tmp_path, capsys):
+    """A picture every 5 s: at 0.2 per second all is scored; at 4 per second it is refused."""
+    pictures = moving_shape(0, seed=10**6, frames=60, size=64)
+    write_video(tmp_path / "lapse.mp4", pictures, rate=Fraction(1, 5))
+    command = ["stream", str(tmp_path / "lapse.mp4"), "--weights", "pico_moving_shapes", "--out"]
+    assert main([*command, str(tmp_path / "a"), "--fps", "4"]) == 1
+    assert "--fps 4 is more than 4 times the 0.2 frames per second" in capsys.readouterr().err
+    assert main([*command, str(tmp_path / "b"), "--fps", "0.2"]) == 0
+    table = pandas.read_csv(tmp_path / "b" / "lapse" / "results.csv", skiprows=1)
+    assert set(table.label) == {MOTIONS[0]}
+    assert main([*command, str(tmp_path / "c"), "--fps", "0.2", "--hold", "2"]) == 0
+    table = pandas.read_csv(tmp_path / "c" / "lapse" / "results.csv", skiprows=1)
+    assert table.end_s.iloc[-1] == 300
+
+
+def test_damage_is_said_once(barn, tmp_path, capsys):
+    assert main(["stream", str(barn / NAMES[2]), *PICO, "--annotate", "--out", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert (captured.out + captured.err).count("breaks off") == 1
+    (out,) = tmp_path.iterdir()
+    assert "breaks off" in (out / "report.html").read_text()
 
 
 def test_the_picture_changes_its_size(tmp_path):

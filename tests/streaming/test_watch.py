@@ -107,7 +107,9 @@ def test_a_camera_that_was_stopped_goes_on_in_its_last_folder(model, tmp_path):
     assert (table.end_s.to_numpy()[:-1] == table.start_s.to_numpy()[1:]).all()
     gap = table[table.label == "unscored"]
     assert gap.end_s.max() - gap.start_s.min() == pytest.approx(20, abs=2)
-    last = datetime.fromisoformat(table.time.iloc[-1]) + timedelta(seconds=table.end_s.iloc[-1] - table.start_s.iloc[-1])
+    last = datetime.fromisoformat(table.time.iloc[-1]) + timedelta(
+        seconds=table.end_s.iloc[-1] - table.start_s.iloc[-1]
+    )
     assert last.timestamp() == pytest.approx(start + 50, abs=0.5)
     settings = json.loads((tmp_path / "2026-11-21_000000" / "settings.json").read_text())
     assert settings["is_finished"]
@@ -122,9 +124,7 @@ def test_files_and_console_show_the_same_clock_when_it_is_put_back(model, tmp_pa
     assert (console[0], console[-1]) == ("02:59:51", "02:00:10")
     table = pandas.read_csv(tmp_path / "camera" / "results.csv", skiprows=1)
     moments = [datetime.fromisoformat(text) for text in table.time]
-    assert all(
-        (two - one).total_seconds() == pytest.approx(0.5, abs=0.51) for one, two in itertools.pairwise(moments)
-    )
+    assert all((two - one).total_seconds() == pytest.approx(0.5, abs=0.51) for one, two in itertools.pairwise(moments))
     assert {moment.utcoffset() for moment in moments} == {timedelta(hours=2), timedelta(hours=1)}
     assert [clock for clock in table.clock if clock < "02:30"][0] == "02:00:00"
 

@@ -1,5 +1,6 @@
 """What is to be streamed: recordings, of files in their order with their clocks, and cameras."""
 
+import itertools
 import os
 import re
 from collections import Counter
@@ -9,7 +10,7 @@ from datetime import datetime, tzinfo
 from pathlib import Path
 
 from videoswin_keras.streaming.camera import identity, public_name
-from videoswin_keras.streaming.clocks import Start, add_seconds, find_starts, seconds_after
+from videoswin_keras.streaming.clocks import LISTED, Start, add_seconds, find_starts, seconds_after
 from videoswin_keras.text import printable
 from videoswin_keras.video.decode import VideoError, read_header
 
@@ -95,14 +96,32 @@ def one_recording(name: str, paths: Sequence[Path], clocks: Clocks, is_in_order:
         clocks: Where their starts are known from. Files that are listed and not there are added, to be missed aloud.
         is_in_order: Whether a person put them in order; else their clocks do, where all are known.
     """
-    paths = [*paths, *_listed_and_missing(paths, clocks)]
-    starts = clocks.of(paths)
-    known = [start for start in starts if start is not None]
-    if not is_in_order and len(known) == len(paths):
-        order = sorted(range(len(paths)), key=lambda number: known[number].moment.timestamp())
-        paths, starts = [paths[number] for number in order], tuple(starts[number] for number in order)
+    paths, starts = list(paths), list(clocks.of(paths))
+    if not is_in_order:
+        paths, starts = _by_time(paths, starts, clocks)
+    for path, start in _listed_and_missing(paths, clocks):
+        later = [other is not None and seconds_after(start.moment, other.moment) > 0 for other in starts]
+        place = later.index(True) if any(later) else len(paths)
+        paths.insert(place, path)
+        starts.insert(place, start)
     more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
-    return Source(printable(name), printable(paths[0].name) + more, tuple(paths), starts)
+    return Source(printable(name), printable(paths[0].name) + more, tuple(paths), tuple(starts))
+
+
+def _by_time(paths: list[Path], starts: list[Start | None], clocks: Clocks) -> tuple[list[Path], list[Start | None]]:
+    """Returns files in the order of their starts, if all are known.
+
+    In the hour that comes twice when clocks are put back, names do not tell which of two files was first. Where they
+    fit the order in which the files were written, that does.
+    """
+    if not all(starts):
+        return paths, starts
+    written = sorted(paths, key=lambda path: path.stat().st_mtime_ns)
+    moments = [start.moment.timestamp() for start in clocks.of(written) if start is not None]
+    if all(one < following for one, following in itertools.pairwise(moments)):
+        return written, list(clocks.of(written))
+    order = sorted(range(len(paths)), key=lambda number: starts[number].moment.timestamp())  # type: ignore[union-attr]
+    return [paths[number] for number in order], [starts[number] for number in order]
 
 
 def single_recordings(paths: Sequence[Path], clocks: Clocks) -> Iterator[Source]:
@@ -120,10 +139,11 @@ def single_recordings(paths: Sequence[Path], clocks: Clocks) -> Iterator[Source]
         yield Source(name, printable(path.name), (path,), clocks.of([path]))
 
 
-def _listed_and_missing(paths: Sequence[Path], clocks: Clocks) -> list[Path]:
+def _listed_and_missing(paths: Sequence[Path], clocks: Clocks) -> list[tuple[Path, Start]]:
     there = {name for path in paths for name in (path.name, str(path))}
     folder = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    return [folder / name for name in clocks.listed or () if name not in there]
+    listed = (clocks.listed or {}).items()
+    return [(folder / name, Start(moment, LISTED)) for name, moment in listed if name not in there]
 
 
 def _created(path: Path) -> datetime | None:
