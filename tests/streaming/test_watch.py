@@ -79,7 +79,7 @@ def test_a_folder_a_day_and_the_stream_goes_on(model, tmp_path):
     run = run_of(stream, camera(0, start, 240), tmp_path / "2026-10-24_235950")
     ended = []
     results = [result for _, result in watch(stream, [run], lambda run: ended.append(run) or run.finish(), roll=24)]
-    first, second = ended
+    second = ended[1]
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["2026-10-24_235950", "2026-10-25_000000"]
     assert second.about.started == datetime(2026, 10, 25, 0, 0, 0, 125_000, tzinfo=BERLIN)
     assert len(results) == len(whole)
@@ -126,7 +126,7 @@ def test_files_and_console_show_the_same_clock_when_it_is_put_back(model, tmp_pa
     moments = [datetime.fromisoformat(text) for text in table.time]
     assert all((two - one).total_seconds() == pytest.approx(0.5, abs=0.51) for one, two in itertools.pairwise(moments))
     assert {moment.utcoffset() for moment in moments} == {timedelta(hours=2), timedelta(hours=1)}
-    assert [clock for clock in table.clock if clock < "02:30"][0] == "02:00:00"
+    assert next(clock for clock in table.clock if clock < "02:30") == "02:00:00"
 
 
 def test_folders_of_periods_are_called_by_their_date(tmp_path):

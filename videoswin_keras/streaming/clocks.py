@@ -16,7 +16,6 @@ _IN_A_NAME = re.compile(
     r"(?P<hour>\d\d)(?:[-_.:h]?(?P<minute>\d\d)[-_.:m]?(?P<second>\d\d)|[-_.:h](?P<minute_alone>\d\d))"
     r"(?:[._]?\d{3})?(?P<zone>Z)?(?!\d)"
 )
-_AFTER_THE_CHANGE = ", after the clocks were put back"
 LISTED = "the table of starts"  # as a source
 # The directives of --name-format, as regular expressions; "%s" is seconds since 1970, which strptime lacks.
 _DIRECTIVES = {
@@ -250,7 +249,9 @@ def find_starts(
         return [None if moment is None else Start(moment, LISTED) for moment in known]
     named = _unfolded([in_name(path.name, zone, name_format) for path in paths])
     if any(named):
-        return [moment and Start(moment, "its name" + _AFTER_THE_CHANGE * moment.fold) for moment in named]
+        return [
+            None if moment is None else Start(moment, "its name" + _AFTER_THE_CHANGE * moment.fold) for moment in named
+        ]
     if name_format is not None:
         raise ValueError(f"No file's name has {name_format!r}: {paths[0].name}, … Is --name-format right?")
     moments = [created(path) for path in paths]

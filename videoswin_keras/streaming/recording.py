@@ -38,9 +38,9 @@ class Recording:
         paths, starts: As above.
         names: What each file is called in results: its name, with folders where names are not enough.
         started: When the recording began; None if no file's start is known, or none of those has been reached.
-        events: What has become known while frames were read, in order: a `FileSpan` for each file that was reached,
-            another when it was read to its end, and a `Problem` for each that could not be read, broke off, or overlaps. May be given what
-            another recording of the same files has found, to go on from there.
+        events: What has become known while frames were read, in order: a `FileSpan` for each file that was reached and
+            another when it was read to its end, and a `Problem` for each that could not be read, broke off, or
+            overlaps. May be given what another recording of the same files has found, to go on from there.
 
     Raises:
         ValueError: if there is no file, or a file begins before the one before it.
