@@ -18,6 +18,11 @@ def printable(name: str | Path) -> str:
     )
 
 
+def printable_lines(text: str) -> str:
+    """Returns a message of one or several lines, each of them `printable`."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def spreadsheet_safe(text: str) -> str:
     """Returns a text that a spreadsheet does not run as a formula: with an apostrophe before "=", "+", "-" or "@".
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from videoswin_keras.atomic import replacing
 from videoswin_keras.cli.inputs import find_videos, read_classes
+from videoswin_keras.text import printable, printable_lines
 
 HELP = "Classify video files."
 EXAMPLES = """examples:
@@ -82,13 +83,13 @@ def run(options: argparse.Namespace) -> int:
             for video, views in bar:
                 if isinstance(views, Exception):
                     failed.append({"path": str(video), "error": str(views)})
-                    tqdm.write(f"videoswin: skipped: {views}", file=sys.stderr)
+                    tqdm.write(printable_lines(f"videoswin: skipped: {views}"), file=sys.stderr)
                     continue
                 result = pipeline.classify_views(video, views, progress=True)
                 results.append(result.to_dict())
-                tqdm.write(str(video), file=sys.stdout)
+                tqdm.write(printable(video), file=sys.stdout)
                 for label, probability in result.top(options.top):
-                    tqdm.write(f"  {100 * probability:6.2f} %  {label}", file=sys.stdout)
+                    tqdm.write(f"  {100 * probability:6.2f} %  {printable(label)}", file=sys.stdout)
         finally:  # what there is, even after Ctrl-C
             if output:
                 is_complete = len(results) + len(failed) == len(videos)

@@ -25,7 +25,7 @@ from videoswin_keras.streaming.journal import check_is_new
 from videoswin_keras.streaming.recording import Recording
 from videoswin_keras.streaming.sources import Clocks, Source, cameras, one_recording, single_recordings
 from videoswin_keras.streaming.timeline import summarise
-from videoswin_keras.text import printable
+from videoswin_keras.text import printable, printable_lines
 
 # A frame would be shown more often than this, on average: --fps is not meant for this video.
 _MOST_REPEATS = 4
@@ -95,7 +95,7 @@ def _tried(name: str, work: Callable[[], int | None]) -> int:
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:
-        print(f"videoswin: {name} failed: {error}", file=sys.stderr)
+        print(printable_lines(f"videoswin: {name} failed: {error}"), file=sys.stderr)
         return 1
 
 

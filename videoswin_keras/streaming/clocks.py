@@ -249,9 +249,8 @@ def find_starts(
         return [None if moment is None else Start(moment, LISTED) for moment in known]
     named = _unfolded([in_name(path.name, zone, name_format) for path in paths])
     if any(named):
-        return [
-            None if moment is None else Start(moment, "its name" + _AFTER_THE_CHANGE * moment.fold) for moment in named
-        ]
+        sources = ("its name", "its name, after the clocks were put back")
+        return [None if moment is None else Start(moment, sources[moment.fold]) for moment in named]
     if name_format is not None:
         raise ValueError(f"No file's name has {name_format!r}: {paths[0].name}, … Is --name-format right?")
     moments = [created(path) for path in paths]

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from videoswin_keras.atomic import PREFIX, replacing
+from videoswin_keras.atomic import PREFIX, full_disk_explained, replacing
 from videoswin_keras.streaming.about import FileSpan, Problem
 from videoswin_keras.streaming.timeline import Result
 
@@ -118,7 +118,8 @@ class Journal:
 
     def append(self, records: Iterable[Record]) -> None:
         """Adds results, and what was found out about the files. They are safe after the next `save`."""
-        with (self.folder / _RESULTS).open("ab") as file:
+        path = self.folder / _RESULTS
+        with full_disk_explained(path), path.open("ab") as file:
             for record in records:
                 line = _encoded(record)
                 self._checksum = _chained(self._checksum, line)

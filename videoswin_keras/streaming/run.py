@@ -11,6 +11,7 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
+from videoswin_keras.atomic import full_disk_explained
 from videoswin_keras.streaming import report, writers
 from videoswin_keras.streaming.about import About
 from videoswin_keras.streaming.annotation import annotate
@@ -239,8 +240,9 @@ class Run:
 
     def _write(self, results: list[Result]) -> list[Result]:
         if results and self._file is not None:
-            self._table.writerows(writers.csv_row(result, self.about) for result in results)
-            self._file.flush()
+            with full_disk_explained(self.folder / SO_FAR):
+                self._table.writerows(writers.csv_row(result, self.about) for result in results)
+                self._file.flush()
         return results
 
     def _keep(self, batch: list[Result]) -> None:

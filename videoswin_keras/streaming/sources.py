@@ -130,13 +130,18 @@ def single_recordings(paths: Sequence[Path], clocks: Clocks) -> Iterator[Source]
     Raises:
         ValueError: if two would have the same folder.
     """
-    names = [printable(path.stem) for path in paths]
-    if _twice(names):
-        names = [printable(f"{path.resolve().parent.name}_{path.stem}") for path in paths]
-    if twice := _twice(names):
+    folders = [path.resolve().parent.name for path in paths]
+    for names in (
+        [path.stem for path in paths],
+        [path.name for path in paths],
+        [f"{folder}_{path.name}" for folder, path in zip(folders, paths, strict=True)],
+    ):
+        if not (twice := _twice(names)):
+            break
+    else:
         raise ValueError(f"Two recordings would have the folder {twice}. Give them in two calls, each with its --out.")
     for name, path in zip(names, paths, strict=True):
-        yield Source(name, printable(path.name), (path,), clocks.of([path]))
+        yield Source(printable(name), printable(path.name), (path,), clocks.of([path]))
 
 
 def _listed_and_missing(paths: Sequence[Path], clocks: Clocks) -> list[tuple[Path, Start]]:
