@@ -198,13 +198,13 @@ def check(source: str | os.PathLike, architecture: str | None = None) -> None:
     text = os.fspath(source)
     if text.startswith(("http://", "https://")) or Path(text).is_file():
         return
-    if Path(text).is_dir():
-        raise FileNotFoundError(f"{text} is a folder, not a checkpoint file.")
-    if Path(text).name != text or Path(text).suffix in _FILE_SUFFIXES:
-        raise FileNotFoundError(f"There is no weights file at {text}. Is the path right?")
     try:
         find(text, architecture)
     except ValueError as error:
+        if Path(text).is_dir():
+            raise FileNotFoundError(f"{text} is a folder, not a checkpoint file.") from error
+        if Path(text).name != text or Path(text).suffix in _FILE_SUFFIXES:
+            raise FileNotFoundError(f"There is no weights file at {text}. Is the path right?") from error
         raise FileNotFoundError(f"{text!r} is neither a file nor a checkpoint of the zoo. {error}") from error
 
 
