@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_decode import FORMATS, LONG, numbers_read
 
-from videoswin_keras.video import decode
+from videoswin_keras.video import container, decode
 
 
 def rewritten(path, change, shown_with=None):
@@ -141,13 +141,13 @@ def to_the_start(container, pts, stream):
 def test_bad_jumps_cost_time_not_truth(numbered_video, number_of, jumping, monkeypatch, caplog, seek):
     path = numbered_video("clip.mp4", 200, **LONG)
     index = decode.probe(path)
-    open_file = decode._open
+    open_file = container.open_video
 
     def open_jumping(path):
-        container, stream = open_file(path)
-        return jumping(container, seek), stream
+        video = open_file(path)
+        return replace(video, container=jumping(video.container, seek))
 
-    monkeypatch.setattr(decode, "_open", open_jumping)
+    monkeypatch.setattr(container, "open_video", open_jumping)
     wanted = [3, 60, 61, 150, 199]
     assert [number_of(frame) for frame in decode.read_frames(path, index, wanted).values()] == wanted
     assert not caplog.records

@@ -2,13 +2,14 @@
 
 import gc
 import tracemalloc
+from dataclasses import replace
 from itertools import islice
 
 import av
 import numpy as np
 import pytest
 
-from videoswin_keras.video import decode
+from videoswin_keras.video import container, decode, reading
 
 LONG_GROUPS = {"options": {"bf": "3", "g": "250"}}  # as barn cameras write them
 FORMATS = {
@@ -27,19 +28,19 @@ FORMATS = {
 @pytest.fixture
 def count(monkeypatch):
     """Counts the frames that come out of the decoder."""
-    count, decoded = [0], decode._decoded
+    count, decoded = [0], reading.decoded
 
     def counting(*arguments):
         for frame in decoded(*arguments):
             count[0] += 1
             yield frame
 
-    monkeypatch.setattr(decode, "_decoded", counting)
+    monkeypatch.setattr(reading, "decoded", counting)
     return count
 
 
 def decoded_frames(path, after=None):
-    return [(seconds, picture()) for seconds, picture in decode.iter_lazy_frames(path, after)]
+    return [(seconds, picture()) for seconds, _, picture in decode.iter_lazy_frames(path, after)]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -71,16 +72,16 @@ def test_a_jump_that_lands_late_or_fails_is_not_made(numbered_video, number_of, 
     def lands_late(container, target, stream):
         container.seek(target + 15 * 12800, stream=stream)
 
-    open_file = decode._open
+    open_file = container.open_video
     for seek in (fails, lands_late):
         opened = []
 
-        def open_jumping(path, seek=seek, opened=opened):
-            container, stream = open_file(path)
-            opened.append(container)
-            return (jumping(container, seek) if len(opened) == 1 else container), stream
+        def open_jumping(path, input_rate, seek=seek, opened=opened):
+            video = open_file(path, input_rate)
+            opened.append(video)
+            return replace(video, container=jumping(video.container, seek)) if len(opened) == 1 else video
 
-        monkeypatch.setattr(decode, "_open", open_jumping)
+        monkeypatch.setattr(container, "open_video", open_jumping)
         assert [number_of(picture) for _, picture in decoded_frames(path, 30.0)] == expected
         assert len(opened) == 2
 
@@ -88,13 +89,6 @@ def test_a_jump_that_lands_late_or_fails_is_not_made(numbered_video, number_of, 
 def test_nothing_after_the_end(numbered_video):
     path = numbered_video("clip.mp4", 20)
     assert decoded_frames(path, 100.0) == []
-
-
-def test_stated_duration(numbered_video, tmp_path):
-    assert decode.stated_duration(numbered_video("clip.mp4", 50)) == pytest.approx(2.0)
-    assert decode.stated_duration(numbered_video("stream.h264", 50)) is None
-    with pytest.raises(FileNotFoundError):
-        decode.stated_duration(tmp_path / "missing.mp4")
 
 
 def test_streaming_holds_one_frame(numbered_video):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from videoswin_keras.video.decode import VideoError, iter_lazy_frames, probe, stated_duration, stated_end
+from videoswin_keras.video.decode import VideoError, iter_lazy_frames, probe, read_header
 
 _log = logging.getLogger(__name__)
 
@@ -67,9 +67,10 @@ class Recording:
 
     def _whole(self, path: Path, after: float | None) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
         """Yields the frames of a file, and reports it if they end before the file says that they do."""
-        end, last = stated_end(path), None
-        for last, picture in iter_lazy_frames(path, after):
-            yield last, picture
+        end, last = read_header(path).end, None
+        for time, duration, picture in iter_lazy_frames(path, after):
+            last = time + duration
+            yield time, picture
         if end is not None and last is not None and last < end - max(2.0, 0.02 * end):
             self._report(path, f"cut off or damaged: its frames end at {last:.1f} s, and it says {end:.1f} s.")
 
@@ -82,7 +83,7 @@ class Recording:
         total = 0.0
         for path in self.paths:
             try:
-                total += stated_duration(path) or 0.0
+                total += read_header(path).duration or 0.0
             except (OSError, VideoError):
                 continue
         return total or None
