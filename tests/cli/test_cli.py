@@ -133,10 +133,10 @@ def test_the_next_video_is_decoded_meanwhile(video, tmp_path, monkeypatch, capsy
     is_begun = threading.Event()
     decode, classify_views = Protocol.views, VideoPipeline.classify_views
 
-    def views(self, path, views):
+    def views(self, path, views, input_rate):
         if path.name == "broken.mp4":
             is_begun.set()
-        return decode(self, path, views)
+        return decode(self, path, views, input_rate)
 
     def classified(self, path, views, progress):
         assert is_begun.wait(60)

@@ -31,6 +31,11 @@ _RAW_FORMATS = {
 }  # fmt: skip
 # Containers whose index leads to the same frames that reading from the start gives.
 JUMPING_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+# Where FFmpeg gives these codecs' packets times as they come, which is not the order they are shown in.
+_MPEG = {"h264", "hevc", "mpeg1video", "mpeg2video"}
+_ORDER_OF_DECODING = {"avi": _MPEG, "asf": _MPEG, "asf_o": _MPEG, "mxf": {"h264", "hevc"}}
+# Bare streams that may state their rate. Others state a clock that is finer than their frames.
+_RATED_FORMATS = {"h264", "hevc", "vvc", "mpegvideo", "m4v", "avs2", "avs3", "cavsvideo"}
 _LIKELY_RATES = range(1, 241)  # frames per second that a bare stream may state; others are counts of a finer clock
 _FEW_PACKETS = 250  # a stream of which only one packet comes within so many of another is a thumbnail
 # Tags that are no UTF-8 are no reason to refuse a video. PyAV 19 takes them as they are; older ones have to be told.
@@ -46,7 +51,7 @@ class Clock(Enum):
     """Where the times of frames come from."""
 
     TIMES = "the file"
-    PACKETS = "the order of the packets: frame k is shown at the time of packet k"  # AVI has no other
+    PACKETS = "the order of the packets: frame k is shown at the time of packet k"
     COUNT = "the number of frames before, and the rate"
 
 
@@ -112,6 +117,10 @@ def open_video(path: str | Path, input_rate: float | None = None) -> Video:
     path = Path(path)
     container = _open(path)
     try:
+        if container.format.name == "webp_pipe" and _is_animated(path):
+            raise VideoError(
+                f"{path} is an animated WebP, which FFmpeg cannot read here. Another program can make it an MP4."
+            )
         stream = _video_stream(path, container)
         if stream is None:  # how many frames each stream has shows only in reading, which moves on
             number = _longest_stream(path)
@@ -126,7 +135,7 @@ def open_video(path: str | Path, input_rate: float | None = None) -> Video:
         container.close()
         raise
     stream.thread_type = "AUTO"
-    clock = _clock(path, container, stream, input_rate)
+    clock = _clock(path, container, stream)
     tick = 1 / rate if clock is Clock.COUNT else exact(stream.time_base)
     return Video(container, stream, clock, tick, rate, is_guessed)
 
@@ -211,6 +220,13 @@ def _boxes(path: Path) -> list[str]:
     return names
 
 
+def _is_animated(path: Path) -> bool:
+    """Whether a WebP file says that it is animated: bit 1 of the flags in its extended header (VP8X)."""
+    with path.open("rb") as file:
+        head = file.read(21)
+    return head[12:16] == b"VP8X" and bool(head[20] & 2)
+
+
 def _candidates(path: Path, container: Any) -> list[Any]:
     """Returns the video streams but cover art: at least one."""
     if container.format.name in _NO_VIDEO_FORMATS:
@@ -248,13 +264,11 @@ def _longest_stream(path: Path) -> int:
         return next((number for number, count in counts.items() if count > 1), first)
 
 
-def _clock(path: Path, container: Any, stream: Any, input_rate: float | None) -> Clock:
-    """FFmpeg numbers the packets of H.264 and HEVC in AVI, and packed ones, as they come, which is not the order they
-    are shown in."""
+def _clock(path: Path, container: Any, stream: Any) -> Clock:
     name = container.format.name
-    if input_rate is not None or (name in _RAW_FORMATS and name != "mpegvideo"):  # MPEG-1 and 2 state what they need
+    if name in _RAW_FORMATS:
         return Clock.COUNT
-    if name == "avi" and stream.codec_context.name in ("h264", "hevc"):
+    if stream.codec_context.name in _ORDER_OF_DECODING.get(name, ()):
         return Clock.PACKETS
     return Clock.PACKETS if _is_packed(path, stream) else Clock.TIMES
 
@@ -271,7 +285,7 @@ def _rate(path: Path, container: Any, stream: Any, input_rate: float | None) -> 
         return rate_fraction(input_rate, "input_rate"), False
     if not is_raw:
         return stated_rates(stream)[0], False
-    stated = stream.codec_context.framerate
+    stated = stream.codec_context.framerate if container.format.name in _RATED_FORMATS else None
     if stated and _LIKELY_RATES[0] <= exact(stated) <= _LIKELY_RATES[-1]:
         return exact(stated), False
     return stated_rates(stream)[-1], True

@@ -252,20 +252,25 @@ def _read_run(
                 video.container.seek(start, stream=video.stream)
             except av.error.FFmpegError:
                 return False
-        pending = [(int(index.pts[number]) if index.is_timed else number, number) for number in reversed(run)]
-        previous = None
+        pending = run[::-1]
+        previous, before, repeats = None, None, 0
         for here, frame in reading.shown(video, None if index.is_timed else Clock.COUNT):
             is_landing = start is not None and previous is None
-            if is_landing and (here > pending[-1][0] or here not in index.pts[index.keyframes]):
+            if is_landing and (here > index.pts[pending[-1]] or here not in index.pts[index.keyframes]):
                 return False  # too late, amid a group, or the file counts its times otherwise after a jump
-            while pending and pending[-1][0] <= here:
-                there, number = pending.pop()
-                keep(number, picture(frame if there == here else previous or frame), there == here)
+            repeats = repeats + 1 if here == before else 0  # frames of one time are told by their order
+            number = int(np.searchsorted(index.pts, here)) + repeats
+            is_known = number < len(index.pts) and index.pts[number] == here
+            while pending and pending[-1] < number:
+                keep(pending.pop(), picture(previous or frame), False)
+            if pending and pending[-1] == number and is_known:
+                keep(pending.pop(), picture(frame), True)
+            before = here
             if not pending:
                 return True
             previous = frame
         if previous is None:
             return False
-        for _, number in pending:
+        for number in pending:
             keep(number, picture(previous), False)
         return True

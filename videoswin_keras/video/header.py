@@ -10,12 +10,14 @@ from pathlib import Path
 
 from videoswin_keras import optional
 from videoswin_keras.video import container, reading
-from videoswin_keras.video.container import JUMPING_FORMATS, Video
+from videoswin_keras.video.container import JUMPING_FORMATS, Video, exact
 from videoswin_keras.video.pictures import Pictures, pixel_shape, square_size
 
 with optional.needed("Reading videos", "av"):
     import av
 
+# Containers whose header says how long the video is, and goes on saying so when the file is cut off.
+_STATING_FORMATS = JUMPING_FORMATS | {"mxf"}
 _FIRST_YEAR = 1971  # earlier ones are a clock that was not set: 1904 in MP4, 1970 elsewhere
 
 
@@ -25,8 +27,10 @@ class VideoHeader:
 
     Attributes:
         duration: Float. Seconds; None where the file does not say.
-        end: Float. When the last frame ends, in seconds of the file's own time (as `iter_frames` gives it); None where
-            the file does not say, or the container is not one whose word counts.
+        end: Float. When the last frame ends, in seconds of the file's own time (as `iter_frames` gives it). None where
+            the header does not say, or FFmpeg corrects it by what is there. A file that was cut off can be told from a
+            whole one by it in MP4, QuickTime, MXF and AVI (a whole AVI has None), and without sound in Matroska, WebM
+            and FLV, which say only how long all streams together last.
         rate: Fraction. Frames per second, on average.
         is_rate_guessed: Whether that is FFmpeg's guess: the file is a bare stream and does not say.
         created: When it was recorded, in UTC; None where the file does not say, or by a clock that was not set.
@@ -70,7 +74,7 @@ def read_header(path: str | Path, input_rate: float | None = None) -> VideoHeade
     """
     with container.open_video(path, input_rate) as video:
         duration = video.container.duration
-        end, created = _end(video), _created(video)
+        end, created = _end(path, video), _created(video)
         width, height = _size(video)
     return VideoHeader(
         duration=None if duration is None else duration / av.time_base,
@@ -83,15 +87,28 @@ def read_header(path: str | Path, input_rate: float | None = None) -> VideoHeade
     )
 
 
-def _end(video: Video) -> float | None:
+def _end(path: str | Path, video: Video) -> float | None:
+    """Of other containers (Ogg, NUT, MPEG streams, ASF that was cut off) FFmpeg measures what is there."""
     source, stream = video.container, video.stream
-    if source.format.name not in JUMPING_FORMATS:
+    name = source.format.name
+    if name == "avi":
+        return float(stream.frames / video.rate) if stream.frames and _is_cut_riff(path) else None
+    if name == "flv":  # it counts from 0, and for the longest stream
+        return source.duration / av.time_base if source.duration and len(source.streams) == 1 else None
+    if name not in _STATING_FORMATS:
         return None
     if stream.duration is not None:
-        return float(((stream.start_time or 0) + stream.duration) * video.tick)
+        return float(((stream.start_time or 0) + stream.duration) * exact(stream.time_base))
     if source.duration is not None and len(source.streams) == 1:
         return ((source.start_time or 0) + source.duration) / av.time_base
     return None
+
+
+def _is_cut_riff(path: str | Path) -> bool:
+    """Whether an AVI file has fewer bytes than it says. The header of a whole one may count frames wrongly."""
+    with Path(path).open("rb") as file:
+        head = file.read(8)
+    return Path(path).stat().st_size < 8 + int.from_bytes(head[4:], "little")
 
 
 def _created(video: Video) -> datetime | None:

@@ -107,8 +107,8 @@ def probe(path: str | Path, input_rate: float | None = None) -> VideoIndex:
     """Reads the time line of a video file: all of its packets, but only one decoded frame.
 
     Time and memory grow with the file, slowly: 17 bytes and some microseconds per frame, plus the reading itself.
-    Where a packet may be other than one frame (interlaced H.264, MPEG-4 with packed B-frames) or has no time, all
-    frames are decoded once instead.
+    Where a packet may be other than one frame (interlaced H.264, MPEG-4 with packed B-frames), or has no time or
+    that of another, all frames are decoded once instead.
     The first video stream counts; cover art and thumbnails do not. Frames that an edit list cuts away are not counted.
     A file that ends early has the frames that are there.
 
@@ -214,6 +214,8 @@ def _line_of_packets(video: Video) -> _Line | None:
     # Packets come in the order of decoding, which B-frames make another than that of showing.
     order = np.argsort(pts, kind="stable")
     pts = pts[order]
+    if len(pts) > 1 and not np.diff(pts).all():
+        return None  # of two packets of one time it is not known which is shown first
     if video.clock is Clock.PACKETS and len(pts):
         pts = pts - pts[0]
     keyframes = np.flatnonzero(np.frombuffer(keys, "uint8")[order])

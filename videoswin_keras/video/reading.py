@@ -7,10 +7,11 @@ with its tick.
 import logging
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from videoswin_keras import optional
-from videoswin_keras.video.container import JUMPING_FORMATS, Clock, Video
+from videoswin_keras.video.container import JUMPING_FORMATS, Clock, Video, VideoError, open_video
 
 with optional.needed("Reading videos", "av"):
     import av
@@ -72,8 +73,8 @@ def decoded(video: Video, sent: deque[int | None] | None = None) -> Iterator[av.
 def shown(video: Video, clock: Clock | None = None) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yields the frames from the current position on, each with the tick it is shown at, in the order they are shown.
 
-    Ticks never decrease by more than a second: where they do in the file, because it was put together of several,
-    they go on instead. A frame that has no time follows the one before it by a frame.
+    Ticks never decrease. Where they do by more than a second in the file, because it was put together of several, they
+    go on instead. A frame that has no time follows the one before it by a frame.
 
     Args:
         video: The open file.
@@ -103,6 +104,7 @@ def _shown_by_times(video: Video) -> Iterator[tuple[int, av.VideoFrame]]:
             )
             shift += following - ticks
             ticks = following
+        ticks = ticks if last is None else max(ticks, last)
         last = ticks
         yield ticks, frame
 
@@ -137,3 +139,13 @@ def frame_ticks(video: Video) -> int:
 def goes_back(video: Video, ticks: int, last: int) -> bool:
     """Whether a time is so much earlier than the one before it that another recording begins there."""
     return (last - ticks) * video.tick > _STEP_BACK
+
+
+def is_video(path: Path) -> bool:
+    """Returns whether a file is a video, by its content: FFmpeg opens it and decodes a frame. Pictures are none."""
+    try:
+        with open_video(path) as video:
+            is_picture = video.container.format.name.endswith("_pipe") or video.container.format.name == "image2"
+            return not is_picture and next(decoded(video), None) is not None
+    except (VideoError, OSError):
+        return False
