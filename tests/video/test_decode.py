@@ -402,6 +402,18 @@ def test_no_videos(tmp_path, numbered_video, name):
             read(path)
 
 
+def test_conversion_is_advised_only_where_ffmpeg_cannot_decode(tmp_path, numbered_video):
+    path = numbered_video("clip.mov", 5, codec="qtrle", pixels="rgb24")
+    path.write_bytes(path.read_bytes().replace(b"rle ", b"zzzz"))
+    with pytest.raises(decode.VideoError, match=r"FFmpeg has no decoder here.* convert it with `ffmpeg -i clip\.mov"):
+        decode.probe(path)
+    for name, content in (("noise.mp4", b"\x01\x02\x03" * 999), ("cut.mkv", b"\x1a\x45\xdf\xa3\x01\x00\x00")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(decode.VideoError, match="was it copied completely") as error:
+            decode.probe(tmp_path / name)
+        assert "convert" not in str(error.value)
+
+
 def test_playlist_names_itself(tmp_path, numbered_video):
     numbered_video("other.ts", 30)
     path = tmp_path / "list.m3u8"

@@ -8,12 +8,13 @@ from pathlib import Path
 # What a folder is searched for, beside what Python knows as a video's ending.
 VIDEO_SUFFIXES = {
     ".264", ".265", ".3g2", ".3gp", ".asf", ".avc", ".dav", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265", ".hevc",
-    ".ivf", ".lrv", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mod", ".mpv", ".mts", ".mxf",
+    ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mod", ".mpv", ".mts", ".mxf",
     ".nut", ".ogm", ".ogv", ".rm", ".rmvb", ".tod", ".tp", ".trp", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".y4m",
 }  # fmt: skip
-# What is no video and Python has no kind for: models and arrays, and what cameras and this program write beside videos.
+# What is no video and Python has no kind for: models and arrays, and what cameras and this program write beside videos
+# (.lrv is a small copy of each).
 _OTHER_SUFFIXES = {
-    ".boris", ".edf", ".h5", ".hdf5", ".idx", ".jsonl", ".keras", ".lock", ".log", ".md", ".npy", ".npz", ".onnx",
+    ".boris", ".edf", ".h5", ".hdf5", ".idx", ".jsonl", ".keras", ".lock", ".log", ".lrv", ".md", ".npy", ".npz", ".onnx",
     ".part", ".pdparams", ".pt", ".pth", ".safetensors", ".srt", ".thm", ".tmp", ".toml", ".vtt", ".yaml", ".yml",
 }  # fmt: skip
 # Chapters of an action camera: GH010042 and GX020042 are the first and the second of recording 42, GOPR0042 and
@@ -52,7 +53,7 @@ def _is_video(path: Path) -> bool:
     if path.name.startswith(".") or suffix in _OTHER_SUFFIXES:  # half-written files, and what macOS leaves on cards
         return False
     kind, packing = mimetypes.guess_type(path.name)
-    if suffix in VIDEO_SUFFIXES or (kind or "").startswith("video/"):
+    if suffix in VIDEO_SUFFIXES or ((kind or "").startswith("video/") and not packing):
         return True
     if kind or packing or not path.is_file():
         return False

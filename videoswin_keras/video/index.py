@@ -154,7 +154,7 @@ def probe(path: str | Path, input_rate: float | None = None) -> VideoIndex:
         width, height = Pictures(video.stream).size(first)
 
     pts, keyframes, last_ticks = line.pts, line.keyframes, line.last_ticks
-    is_timed = clock is not Clock.COUNT and (len(pts) == 1 or pts[0] < pts[-1])
+    is_timed = clock is not Clock.COUNT and (len(pts) == 1 or bool(pts[0] < pts[-1]))
     if not is_timed:
         tick, last_ticks, pts, keyframes = 1 / rates[0], 1, np.arange(len(pts)), np.zeros(0, "int64")
     seconds = (pts - pts[0]) * float(tick)

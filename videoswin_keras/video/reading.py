@@ -22,32 +22,17 @@ _STEP_BACK = 1  # seconds by which times may go back; further in a file that was
 
 
 def packets(video: Video) -> Iterator[Any]:
-    """Yields the packets from the current position on, in the order of decoding, up to where reading fails.
-
-    In AVI an empty packet stands for "as before": it adds to the duration of the one before it.
-    """
+    """Yields the packets from the current position on, in the order of decoding, up to where reading fails."""
     source = video.container.demux(video.stream)
-    held = None
-    is_avi = video.container.format.name == "avi"
     while True:
         try:
             packet = next(source)
         except (StopIteration, av.error.FFmpegError):
-            break
+            return
         except IndexError:  # PyAV, at the end of a file in which a stream began late
-            break
-        if not packet.size:  # elsewhere it stands for the end
-            if held is not None and packet.dts is not None:
-                held.duration = (held.duration or 0) + (packet.duration or 0)
-            continue
-        if not is_avi:
+            return
+        if packet.size:  # an empty one stands for the end
             yield packet
-            continue
-        if held is not None:
-            yield held
-        held = packet
-    if held is not None:
-        yield held
 
 
 def decoded(video: Video, sent: deque[int | None] | None = None) -> Iterator[av.VideoFrame]:
