@@ -14,8 +14,9 @@ VIDEO_SUFFIXES = {
 # What is no video and Python has no kind for: models and arrays, and what cameras and this program write beside videos
 # (.lrv is a small copy of each).
 _OTHER_SUFFIXES = {
-    ".boris", ".edf", ".h5", ".hdf5", ".idx", ".jsonl", ".keras", ".lock", ".log", ".lrv", ".md", ".npy", ".npz", ".onnx",
-    ".part", ".pdparams", ".pt", ".pth", ".safetensors", ".srt", ".thm", ".tmp", ".toml", ".vtt", ".yaml", ".yml",
+    ".boris", ".edf", ".h5", ".hdf5", ".idx", ".jsonl", ".keras", ".lock", ".log", ".lrv", ".md", ".npy", ".npz",
+    ".onnx", ".part", ".pdparams", ".pt", ".pth", ".safetensors", ".srt", ".thm", ".tmp", ".toml", ".vtt", ".yaml",
+    ".yml",
 }  # fmt: skip
 # Chapters of an action camera: GH010042 and GX020042 are the first and the second of recording 42, GOPR0042 and
 # GP010042 those of an older one.
