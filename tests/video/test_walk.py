@@ -99,6 +99,8 @@ def decoded_by_ffmpeg(path):
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
+            if stream.codec_context is None:  # no decoder, which PyAV 17 does not survive
+                return None
             frames = [(frame.time, level(frame.to_ndarray(format="rgb24"))) for frame in container.decode(stream)]
     except (av.error.FFmpegError, IndexError):
         return None
