@@ -8,7 +8,9 @@ import subprocess
 import sys
 import sysconfig
 import threading
+from fractions import Fraction
 
+import av
 import keras
 import numpy as np
 import pandas
@@ -23,6 +25,7 @@ from videoswin_keras.classification import VideoPipeline
 from videoswin_keras.cli.demo import night_bouts
 from videoswin_keras.cli.main import main
 from videoswin_keras.data import synthetic
+from videoswin_keras.video.decode import probe
 from videoswin_keras.video.encode import write_video
 from videoswin_keras.video.protocols import Protocol
 
@@ -134,10 +137,10 @@ def test_the_next_video_is_decoded_meanwhile(video, tmp_path, monkeypatch, capsy
     is_begun = threading.Event()
     decode, classify_views = Protocol.views, VideoPipeline.classify_views
 
-    def views(self, path, views):
+    def views(self, path, views, input_rate):
         if path.name == "broken.mp4":
             is_begun.set()
-        return decode(self, path, views)
+        return decode(self, path, views, input_rate)
 
     def classified(self, path, views, progress):
         assert is_begun.wait(60)
@@ -166,6 +169,35 @@ def test_interval(video, capsys):
     assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--interval", "3"]) == 0
     assert "16 frames, one in every 3; shorter side 64" in capsys.readouterr().err
     assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--interval", "0"]) == 2
+
+
+def test_an_interval_as_long_as_the_video_is_refused(video, capsys):
+    count = probe(video).num_frames
+    command = ["classify", str(video), "--weights", "pico_moving_shapes", "--interval"]
+    assert main([*command, str(count - 1)]) == 0
+    capsys.readouterr()
+    for interval in (count, 100_000):
+        assert main([*command, str(interval)]) == 1
+        assert f"Received: interval {interval}; {video} has {count} frames." in capsys.readouterr().err
+
+
+def test_bare_streams_take_a_rate(video, tmp_path, capsys, caplog):
+    path = tmp_path / "stream.mjpeg"
+    with av.open(str(path), "w", format="mjpeg") as output:
+        stream = output.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 10 * number, "uint8"), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    command = ["classify", str(path), "--weights", "pico_moving_shapes"]
+    assert main([*command, "--input-rate", "10"]) == 0
+    assert not caplog.records
+    assert main(command) == 0
+    assert "FFmpeg's guess" in caplog.text
+    assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--input-rate", "10"]) == 1
+    assert "has times of its own" in capsys.readouterr().err
 
 
 def test_convert(tmp_path, capsys):

@@ -41,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--interval", type=int, help="take every n-th frame of a clip (default: as the checkpoint was trained, else 2)"
     )
+    parser.add_argument(
+        "--input-rate",
+        type=float,
+        metavar="RATE",
+        help="frames per second of bare streams (.h264, .hevc, .mjpeg, …), which have no times (default: what the "
+        "stream says, else FFmpeg's guess)",
+    )
     parser.add_argument("--device", help="where to compute: cpu, gpu, gpu:1, … (default: the backend's choice)")
 
 
@@ -60,7 +67,6 @@ def run(options: argparse.Namespace) -> int:
     from videoswin_keras.backend import device
     from videoswin_keras.classification import VideoPipeline
     from videoswin_keras.prefetch import prefetched
-    from videoswin_keras.video.decode import VideoError
     from videoswin_keras.video.protocols import Views
 
     results: list[dict] = []
@@ -71,8 +77,8 @@ def run(options: argparse.Namespace) -> int:
         def decoded() -> Iterator[tuple[Path, Views | Exception]]:
             for video in videos:
                 try:
-                    yield video, pipeline.protocol.views(video, options.views)
-                except (VideoError, OSError) as error:
+                    yield video, pipeline.protocol.views(video, options.views, options.input_rate)
+                except (ValueError, OSError) as error:
                     yield video, error
 
         print(f"Clips: {pipeline.protocol.describe(options.views)}", file=sys.stderr)

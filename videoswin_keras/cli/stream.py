@@ -52,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name-format", help="how names say when a file begins, as %%d%%m%%y_%%H%%M (strptime)")
     parser.add_argument("--zone", help='whose clocks these are, as "Europe/Berlin" (default: this machine\'s)')
     parser.add_argument(
+        "--input-rate",
+        type=float,
+        metavar="RATE",
+        help="frames per second of bare streams (.h264, .hevc, .mjpeg, …), which have no times (default: what the "
+        "stream says, else FFmpeg's guess)",
+    )
+    parser.add_argument(
         "--hold",
         type=float,
         help="seconds for which a frame stands for what follows (default: 2, or twice the time from frame to frame)",

@@ -103,7 +103,7 @@ def _read(stream: Any, template: About, settings: dict, options: argparse.Namesp
     """Takes a recording to its end, behind a progress bar in seconds of video; returns the exit code."""
     from videoswin_keras.streaming.run import Run
 
-    recording = Recording(source.paths, source.starts)
+    recording = Recording(source.paths, source.starts, options.input_rate)
     rates = recording.rates()
     if rates and options.fps > _MOST_REPEATS * max(rates):
         raise ValueError(
@@ -113,7 +113,7 @@ def _read(stream: Any, template: About, settings: dict, options: argparse.Namesp
     # A frame of a time lapse stands for longer than one of a video.
     hold = options.hold or max(stream.longest_hold, 2 / min(rates, default=1.0))
     starts = [None if start is None else start.moment.isoformat() for start in source.starts]
-    own = {**settings, "source": source.described, "starts": starts}
+    own = {**settings, "source": source.described, "starts": starts, "input_rate": options.input_rate}
     about = replace(template, name=source.name, source=source.described)
     folder = Path(options.out) / source.name
     run = Run(stream, recording, folder, about, own, options.resume, options.save_every, hold)
@@ -247,8 +247,10 @@ def _sources(options: argparse.Namespace) -> list[Source]:
     if live:
         if len(live) < len(options.sources):
             raise ValueError(f"Cameras, or files, but not both at once. Received: {', '.join(options.sources)}.")
-        if options.join or options.annotate or options.start or options.name_format:
-            raise ValueError("--join, --annotate, --start and --name-format are for recordings, not for a camera.")
+        if options.join or options.annotate or options.start or options.name_format or options.input_rate:
+            raise ValueError(
+                "--join, --annotate, --start, --name-format and --input-rate are for recordings, not for a camera."
+            )
         if options.roll is not None and options.roll > 24:
             raise ValueError(f"--roll takes at most 24 hours. Received: {options.roll:g}.")
         return cameras(live)

@@ -33,6 +33,7 @@ class Recording:
     Args:
         paths: The files, at least one, in their order.
         starts: When the first frame of each was taken, as `find_starts` returns it; None where that is not known.
+        input_rate: Float. Frames per second of bare streams (H.264, HEVC, motion JPEG, …), which have no times.
 
     Attributes:
         paths, starts: As above.
@@ -55,12 +56,18 @@ class Recording:
     [(0.0, (4, 6, 3))]
     """
 
-    def __init__(self, paths: Sequence[str | Path], starts: Sequence[Start | None] | None = None):
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        starts: Sequence[Start | None] | None = None,
+        input_rate: float | None = None,
+    ):
         if isinstance(paths, str | Path) or not paths:
             raise ValueError(f"A recording is a list of at least one file. Received: {paths!r}.")
         self.paths = [Path(path) for path in paths]
         self.starts = [None] * len(self.paths) if starts is None else list(starts)
         self.names = _unique_names(self.paths)
+        self._input_rate = input_rate
         self.started: datetime | None = None
         self.events: list[FileSpan | Problem] = []
         known = [(name, start.moment) for name, start in zip(self.names, self.starts, strict=True) if start]
@@ -125,16 +132,19 @@ class Recording:
             after: The same, where that may be amid this file; else None.
         """
         path, name, start = self.paths[number], self.names[number], self.starts[number]
-        header, first = read_header(path), next(iter_lazy_frames(path)).seconds
+        header = read_header(path, self._input_rate)
+        first = next(iter_lazy_frames(path, input_rate=self._input_rate)).seconds
         if after is None and begin < shown - _OVERLAP:
             length = length_of_time(shown - begin)
             self._report(name, f"overlaps the file before by {length}, which are taken from that file", begin)
         # A millisecond early: the frame at `after` itself is read again, and tells where the file ends.
         wanted = None if after is None or after < begin else after - begin + first - 0.001
         source = _AFTER_THE_FILE_BEFORE if start is None else start.source
+        if header.is_rate_guessed:
+            source += "; its rate is a guess"
         self._add(FileSpan(name, begin, math.inf, source))
         end = begin
-        for seconds, duration, picture in iter_lazy_frames(path, wanted):
+        for seconds, duration, picture in iter_lazy_frames(path, wanted, self._input_rate):
             time = begin + (seconds - first)
             end = time + duration
             if time > shown:
@@ -181,7 +191,7 @@ class Recording:
         rates = []
         for path in self.paths:
             with contextlib.suppress(OSError, VideoError):
-                rates.append(float(read_header(path).rate))
+                rates.append(float(read_header(path, self._input_rate).rate))
         return rates
 
     def duration(self) -> float | None:
@@ -193,7 +203,7 @@ class Recording:
                 started = started or add_seconds(start.moment, -total)
                 total = seconds_after(started, start.moment)
             with contextlib.suppress(OSError, VideoError):
-                total += read_header(path).duration or 0.0
+                total += read_header(path, self._input_rate).duration or 0.0
         return total or None
 
 
