@@ -80,7 +80,8 @@ def _shown_by_times(video: Video) -> Iterator[tuple[int, av.VideoFrame]]:
     step = frame_ticks(video)
     may_go_back = video.container.format.name not in JUMPING_FORMATS
     shift, last = 0, None
-    for frame, next_frame in itertools.pairwise(itertools.chain(decoded(video), [None])):
+    ahead = itertools.pairwise(itertools.chain(decoded(video), [None]))
+    for frame, next_frame in ahead if may_go_back else ((frame, None) for frame in decoded(video)):
         assert frame is not None
         following = 0 if last is None else last + step
         ticks = following if frame.pts is None else frame.pts + shift
