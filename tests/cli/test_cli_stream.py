@@ -5,6 +5,9 @@ import html
 import json
 import os
 import signal
+import subprocess
+import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from zoneinfo import ZoneInfo
@@ -362,3 +365,69 @@ def test_errors(arguments, message, night, tmp_path, capsys):
     assert main(["stream", *PICO, "--out", str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(night, tmp_path):
+    """The disk takes files of 60,000 bytes."""
+    command = ["stream", str(night), *PICO, "--save-every", "1e-9", "--out"]
+    limited = f"""
+import os, resource, sys
+from videoswin_keras.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
+code = main({[*command, str(tmp_path / "full")]!r})
+sys.stdout.flush()
+sys.stderr.flush()
+os._exit(code)  # backends write on the way out
+"""
+    environment = {**os.environ, "KERAS_BACKEND": "torch"}
+    result = subprocess.run([sys.executable, "-c", limited], env=environment, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert f"There is no room left to write {tmp_path / 'full' / 'night'}" in result.stderr
+    assert "Make room there" in result.stderr
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    assert main([*command, str(tmp_path / "full"), "--resume"]) == 0
+    assert contents(tmp_path / "full" / "night") == contents(tmp_path / "whole" / "night")
+
+
+def test_cameras_that_differ_only_after_the_question_mark_are_two(tmp_path, monkeypatch, capsys):
+    """Also by a stream's number, and by the host where an "@" stands in the path."""
+    monkeypatch.setattr(Camera, "__init__", functools.partialmethod(Camera.__init__, **scripted(40, 0)))
+    addresses = [f"rtsp://user:secret@10.0.0.7/live?channel={number}" for number in (1, 2)]
+    addresses += [f"rtsp://10.0.0.{number}/stream@1" for number in (8, 9)]
+    assert main(["stream", *addresses, *PICO, "--out", str(tmp_path)]) == 0
+    assert len(list(tmp_path.iterdir())) == 4
+    names = sorted(path.name.rpartition("-")[0] for path in tmp_path.iterdir())
+    assert names == 2 * ["rtsp_10_0_0_7_live"] + ["rtsp_10_0_0_8_stream_1", "rtsp_10_0_0_9_stream_1"]
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("rtsp://10.0.0.8/stream@1  ") for line in lines) >= 3
+    assert main(["stream", addresses[0], addresses[0], *PICO, "--out", str(tmp_path / "twice")]) == 2
+    assert "A camera is given twice" in capsys.readouterr().err
+
+
+def test_a_camera_that_was_stopped_goes_on(tmp_path, monkeypatch, capsys):
+    command = ["stream", "camera:0", *PICO, "--out", str(tmp_path)]
+    for start, more in ((0, []), (60, ["--resume"])):
+        with monkeypatch.context() as patch:
+            patch.setattr(Camera, "__init__", functools.partialmethod(Camera.__init__, **scripted(40, start)))
+            assert main([*command, *more]) == 0
+            if not more:
+                assert main(command) == 2
+                assert "Go on with them (--resume)" in capsys.readouterr().err
+    (folder,) = tmp_path.iterdir()
+    table = pandas.read_csv(folder / "results.csv", skiprows=1)
+    assert table.end_s.iloc[-1] == pytest.approx(65, abs=0.5)
+    assert "goes on in" in capsys.readouterr().err
+
+
+def scripted(count, start):
+    """Arguments of a camera that shows a moving shape, eight pictures a second, from some seconds on."""
+    pictures = moving_shape(0, seed=10**6, frames=count, size=64)
+
+    def read(source):
+        for index in range(count):
+            clock.now = start + 0.125 * (index + 1)
+            yield lambda index=index: pictures[index]
+
+    clock = threading.local()  # each camera is read in a thread of its own
+    now = lambda: 1_795_206_600.0 + getattr(clock, "now", start)  # noqa: E731
+    return {"read": read, "clock": now, "wait": lambda seconds: True, "queue_size": 1000}

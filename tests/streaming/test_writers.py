@@ -13,7 +13,7 @@ import pytest
 import webvtt
 
 from videoswin_keras.streaming import writers
-from videoswin_keras.streaming.about import About
+from videoswin_keras.streaming.about import About, FileSpan
 from videoswin_keras.streaming.timeline import Bout, Result
 
 LABELS = ("awake", "sleep, deep <3 & more", "große Ruhe")
@@ -160,3 +160,76 @@ def test_clock():
     about = About("night", LABELS, "night.mp4", 4.0, started=datetime(2026, 11, 20, 23, 59, 59, tzinfo=BERLIN))
     assert about.clock(2.5) == "00:00:01"
     assert About("night", LABELS, "night.mp4", 4.0).clock(36061.9) == "10:01:01"
+
+
+HOSTILE = ("=HYPERLINK(1)", "+1", "@SUM(A1)", "-2", "line\n\nbreak --> 00:01", "\x1b[2Jgone", "<script>", "plain #1")
+
+
+def test_names_from_strangers_are_only_text(tmp_path):
+    """No cell that a spreadsheet runs, no line or cue too many, no control character, no markup."""
+    timeline = [Bout(float(start), start + 1.0, start) for start in range(len(HOSTILE))]
+    results = [Result(bout.start, bout.end, tuple(np.eye(len(HOSTILE))[bout.label])) for bout in timeline]
+    about = About("=night\x07", HOSTILE, "@night.mp4", 4.0, files=(FileSpan("=a\n.mp4", 0.0, 99.0, "its name"),))
+    writers.write_csv(tmp_path / "results.csv", results, about)
+    writers.write_bouts(tmp_path / "bouts.csv", timeline, about)
+    writers.write_boris(tmp_path / "boris.csv", timeline, about)
+    writers.write_webvtt(tmp_path, timeline, about)
+    writers.write_edf(tmp_path / "annotations.edf", timeline, about)
+    for name, skipped in (("results.csv", 1), ("bouts.csv", 1), ("boris.csv", 0)):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert text.count("\n") == len(HOSTILE) + 1 + skipped
+        assert "\x1b" not in text
+        for row in csv.reader(text.splitlines()[skipped:]):
+            assert not [cell for cell in row if cell[:1] in {"=", "+", "-", "@", "\t", "\r"}]
+    captions = webvtt.read(tmp_path / "labels.vtt").captions
+    assert [caption.start_in_seconds for caption in captions] == [bout.start for bout in timeline]
+    assert captions[6].raw_text == "&lt;script&gt;"
+    assert list(mne.read_annotations(tmp_path / "annotations.edf").description)[4:6] == [
+        r"line\n\nbreak --> 00:01",
+        r"\x1b[2Jgone",
+    ]
+
+
+def test_results_of_several_files_name_the_file_and_the_time_in_it(tmp_path):
+    files = (
+        FileSpan("a/1.mp4", 0.0, 8.0, "its name"),
+        FileSpan("b/1.mp4", 10.0, 12.0, "its name"),
+        FileSpan("c.mp4", 36005.0, 36020.0, "its name"),
+    )
+    about = About("night", LABELS, "1.mp4 and 2 more files", 4.0, files=files)
+    writers.write_csv(tmp_path / "results.csv", RESULTS, about)
+    table = pandas.read_csv(tmp_path / "results.csv", skiprows=1)
+    assert list(table.file.fillna("")) == ["a/1.mp4", "", "b/1.mp4"]
+    assert list(table.file_s[[0, 2]]) == [0.0, 0.0]
+    writers.write_boris(tmp_path / "boris.csv", TIMELINE, about)
+    table = pandas.read_csv(tmp_path / "boris.csv")
+    assert list(table["Media file name"]) == ["a/1.mp4", "a/1.mp4;b/1.mp4;c.mp4", "c.mp4"]
+    assert table["Media duration (s)"][0] == "8.000;2.000;15.000"
+    writers.write_webvtt(tmp_path, TIMELINE, about)
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["a_1.mp4.vtt", "b_1.mp4.vtt", "c.vtt"]
+    captions = webvtt.read(tmp_path / "labels" / "c.vtt").captions
+    assert [(caption.start, caption.end, caption.raw_text) for caption in captions] == [
+        ("00:00:00.000", "00:00:05.000", "unscored"),
+        ("00:00:05.000", "00:00:07.125", LABELS[2]),
+    ]
+
+
+def test_every_file_says_which_seconds_a_result_stands_for(tmp_path, about):
+    writers.write_csv(tmp_path / "results.csv", RESULTS, about)
+    writers.write_jsonl(tmp_path / "results.jsonl", RESULTS, about)
+    writers.write_bouts(tmp_path / "bouts.csv", TIMELINE, about)
+    writers.write_boris(tmp_path / "boris.csv", TIMELINE, about)
+    writers.write_webvtt(tmp_path, TIMELINE, about)
+    for path in tmp_path.iterdir():
+        assert "stands for the seconds from its start to its end" in path.read_text(encoding="utf-8"), path
+        assert "clip of 8 s" in path.read_text(encoding="utf-8"), path
+
+
+def test_a_night_in_which_the_clocks_are_put_back(tmp_path):
+    about = About("night", LABELS, "n", 4.0, started=datetime(2026, 10, 25, 1, 30, tzinfo=BERLIN))
+    results = [Result(1800.0 * k, 1800.0 * (k + 1), (1.0, 0.0, 0.0)) for k in range(6)]
+    writers.write_csv(tmp_path / "results.csv", results, about)
+    table = pandas.read_csv(tmp_path / "results.csv", skiprows=1)
+    assert [clock[:5] for clock in table.clock] == ["01:30", "02:00", "02:30", "02:00", "02:30", "03:00"]
+    assert [time[-6:] for time in table.time] == 3 * ["+02:00"] + 3 * ["+01:00"]
+    assert about.clock(3 * 1800.0) == "02:00:00"
