@@ -190,7 +190,7 @@ def write_html(path: Path, picture: bytes, timeline: Sequence[Bout], about: Abou
     files = [
         (span.file, about.clock(span.start), length_of_time(span.end - span.start), span.source) for span in about.files
     ]
-    about_rows = {"recording": about.source, "results": about.meaning, **notes}
+    about_rows = {"source": about.source, "results": about.meaning, **notes}
     sections = [
         f"<h1>{_escaped(about.name)}</h1>",
         f"<p>{_escaped(_summary(timeline, about, sum(summary.seconds for summary in summaries)))}</p>",

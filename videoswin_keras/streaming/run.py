@@ -37,7 +37,7 @@ class Run:
         stream: `VideoStream`.
         source: `Recording`, or `Camera`.
         folder: Where the files go; made if it is not there.
-        about: What the recording is. Its start, its files and what is wrong with them are filled in.
+        about: What the recording is. The stream's clips, the start, the files and what is wrong with them are filled in.
         settings: What the results depend on, as plain JSON values; kept in the folder, and shown in the report.
         resume: Whether to go on with what is in the folder: where it was stopped; or where the files ended, if they
             have grown since; or where a camera was stopped.
@@ -63,7 +63,8 @@ class Run:
         zone: tzinfo | None = None,
         state: StreamState | None = None,
     ):
-        self.stream, self.source, self.about = stream, source, about
+        self.stream, self.source = stream, source
+        self.about = replace(about, fps=stream.fps, clip_frames=stream.clip_frames)
         self.folder, self.save_every = Path(folder), save_every
         self.longest_hold = longest_hold or stream.longest_hold
         self.zone = zone or LocalZone()
