@@ -37,7 +37,7 @@ class Run:
         stream: `VideoStream`.
         source: `Recording`, or `Camera`.
         folder: Where the files go; made if it is not there.
-        about: What the recording is. The stream's clips, the start, the files and what is wrong with them are filled in.
+        about: What the recording is. Its clips, its start, its files and what is wrong with them are filled in.
         settings: What the results depend on, as plain JSON values; kept in the folder, and shown in the report.
         resume: Whether to go on with what is in the folder: where it was stopped; or where the files ended, if they
             have grown since; or where a camera was stopped.
