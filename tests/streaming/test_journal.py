@@ -59,7 +59,7 @@ def test_finished(tmp_path):
 
 def test_what_grew_is_taken_up_again(tmp_path):
     """What was found out about a file that has grown since counts no more."""
-    found = [FileSpan("a.ts", 0.0, 3.0, "its name"), FileSpan("b.ts", 3.0, 6.0, "its name"), Problem("b.ts", "x", 6.0)]
+    found = [FileSpan("a.ts", 0.0, 3.0, 3.0, "x"), FileSpan("b.ts", 3.0, 6.0, 6.0, "x"), Problem("b.ts", "x", 6.0)]
     journal = Journal.open(tmp_path, SETTINGS, resume=False)
     journal.append([*RESULTS[:3], *found])
     journal.save({"position": np.array([7, 3])})

@@ -63,7 +63,7 @@ def starts(*seconds):
 
 
 def spans(recording):
-    return [(span.file, round(span.start, 3), round(span.end, 3)) for span in recording.spans]
+    return [(span.file, round(span.start, 3), round(span.until, 3)) for span in recording.spans]
 
 
 def test_clocks_leave_gaps_where_files_are_missing_or_cannot_be_read(files, tmp_path, caplog):

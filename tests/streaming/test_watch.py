@@ -115,6 +115,31 @@ def test_a_camera_that_was_stopped_goes_on_in_its_last_folder(model, tmp_path):
     assert settings["is_finished"]
 
 
+@pytest.mark.parametrize("days", [0.01, 3])
+def test_a_camera_is_back_after_days(model, tmp_path, days):
+    stream, start = VideoStream(model, **SETTINGS), datetime(2026, 11, 20, 22, tzinfo=BERLIN).timestamp()
+    for begin, resume in ((start, False), (start + days * 86400, True)):
+        run = run_of(stream, camera(0, begin, 80), tmp_path / "camera", resume)
+        list(watch(stream, [run], lambda run: run.finish()))
+    table = pandas.read_csv(tmp_path / "camera" / "results.csv", skiprows=1)
+    last = table.iloc[-1]
+    moment = datetime.fromisoformat(last.time).timestamp() + last.end_s - last.start_s
+    assert moment == pytest.approx(start + days * 86400 + 10, abs=0.5)
+    assert last.smoothed_label in LABELS
+
+
+def test_a_camera_whose_clock_is_set_by_days_goes_on(model, tmp_path, caplog):
+    """A small computer without a clock of its own, until the network tells it the time."""
+    stream, source = VideoStream(model, **SETTINGS), camera(0, 1000.0, 160)
+    clock, calls = source.clock, iter(range(10**6))
+    source.clock = lambda: clock() + (next(calls) > 80) * 3 * 86400.0
+    with caplog.at_level("ERROR"):
+        run = run_of(stream, source, tmp_path / "camera")
+        results = [result for _, result in watch(stream, [run], lambda run: run.finish())]
+    assert results[-1].end == pytest.approx(20, abs=0.5)
+    assert None not in [result.label for result in results]
+
+
 def test_files_and_console_show_the_same_clock_when_it_is_put_back(model, tmp_path):
     """From 02:59:50 summer time: ten seconds later it is 02:00:00."""
     stream = VideoStream(model, **SETTINGS)

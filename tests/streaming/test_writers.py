@@ -169,7 +169,7 @@ def test_names_from_strangers_are_only_text(tmp_path):
     """No cell that a spreadsheet runs, no line or cue too many, no control character, no markup."""
     timeline = [Bout(float(start), start + 1.0, start) for start in range(len(HOSTILE))]
     results = [Result(bout.start, bout.end, tuple(np.eye(len(HOSTILE))[bout.label])) for bout in timeline]
-    about = About("=night\x07", HOSTILE, "@night.mp4", 4.0, files=(FileSpan("=a\n.mp4", 0.0, 99.0, "its name"),))
+    about = About("=night\x07", HOSTILE, "@night.mp4", 4.0, files=(FileSpan("=a\n.mp4", 0.0, 99.0, 99.0, "its name"),))
     writers.write_csv(tmp_path / "results.csv", results, about)
     writers.write_bouts(tmp_path / "bouts.csv", timeline, about)
     writers.write_boris(tmp_path / "boris.csv", timeline, about)
@@ -192,9 +192,9 @@ def test_names_from_strangers_are_only_text(tmp_path):
 
 def test_results_of_several_files_name_the_file_and_the_time_in_it(tmp_path):
     files = (
-        FileSpan("a/1.mp4", 0.0, 8.0, "its name"),
-        FileSpan("b/1.mp4", 10.0, 12.0, "its name"),
-        FileSpan("c.mp4", 36005.0, 36020.0, "its name"),
+        FileSpan("a/1.mp4", 0.0, 8.0, 8.0, "its name"),
+        FileSpan("b/1.mp4", 10.0, 12.0, 99.0, "its name"),
+        FileSpan("c.mp4", 36005.0, 36020.0, 36020.0, "its name"),
     )
     about = About("night", LABELS, "1.mp4 and 2 more files", 4.0, files=files)
     writers.write_csv(tmp_path / "results.csv", RESULTS, about)
@@ -233,3 +233,10 @@ def test_a_night_in_which_the_clocks_are_put_back(tmp_path):
     assert [clock[:5] for clock in table.clock] == ["01:30", "02:00", "02:30", "02:00", "02:30", "03:00"]
     assert [time[-6:] for time in table.time] == 3 * ["+02:00"] + 3 * ["+01:00"]
     assert about.clock(3 * 1800.0) == "02:00:00"
+
+
+def test_of_an_overlap_the_first_file_is_named():
+    files = [FileSpan(name, start, end, 100.0, "x") for name, start, end in (("a", 0, 8), ("b", 5, 20), ("c", 30, 40))]
+    about = About("night", LABELS, "n", 4.0, files=tuple(files))
+    named = [about.file_at(seconds) for seconds in (0, 5, 7.9, 8, 19.9, 20, 29.9, 30, 40)]
+    assert [span and span.file for span in named] == ["a", "a", "a", "b", "b", None, None, "c", None]

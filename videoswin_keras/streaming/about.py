@@ -1,5 +1,7 @@
 """What a recording is, beside its results: its name, its classes, its clock, its files, and what is wrong with them."""
 
+import functools
+import itertools
 from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,13 +23,15 @@ class FileSpan:
     Attributes:
         file: Its name.
         start: Float. Seconds of the recording at its first frame.
-        end: Float. Seconds of the recording at which it ends, by its own word or its last frame.
+        end: Float. Seconds of the recording at which its last frame ends.
+        until: Float. The same by the file's own word, if that is later: it broke off.
         source: How the start is known: "its name", "its container", "the end of the file before", …
     """
 
     file: str
     start: float
     end: float
+    until: float
     source: str
 
 
@@ -106,11 +110,14 @@ class About:
         return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
 
     def file_at(self, seconds: float) -> FileSpan | None:
-        """Returns the file that shows a time of the recording; None between files, and of a camera."""
-        place = bisect_right([span.start for span in self.files], seconds + 1e-6) - 1
-        if place < 0 or seconds >= self.files[place].end:
-            return None
-        return self.files[place]
+        """Returns the file that shows a time of the recording: of an overlap the first. None where none does."""
+        begun = self.files[: bisect_right(self._starts, seconds + 1e-6)]
+        ending_later = itertools.takewhile(lambda span: seconds < span.end, reversed(begun))
+        return min(ending_later, key=lambda span: span.start, default=None)
+
+    @functools.cached_property
+    def _starts(self) -> list[float]:
+        return [span.start for span in self.files]
 
 
 def length_of_time(seconds: float) -> str:

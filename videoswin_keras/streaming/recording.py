@@ -113,7 +113,7 @@ class Recording:
                     self._leave_out(number, error, begin)
                     continue
                 after = None
-            end = next(span.end for span in self.spans if span.file == name)
+            end = next(span.until for span in self.spans if span.file == name)
 
     def _begin(self, number: int, end: float) -> float:
         """Returns where a file begins in the recording, of which what was before it ends at `end`."""
@@ -142,20 +142,21 @@ class Recording:
         source = _AFTER_THE_FILE_BEFORE if start is None else start.source
         if header.is_rate_guessed:
             source += "; its rate is a guess"
-        self._add(FileSpan(name, begin, math.inf, source))
+        self._add(FileSpan(name, begin, math.inf, math.inf, source))
         end = begin
         for seconds, duration, picture in iter_lazy_frames(path, wanted, self._input_rate):
             time = begin + (seconds - first)
             end = time + duration
             if time > shown:
                 yield time, picture
+        until = end
         if header.end is not None:
             stated = begin + (header.end - first)
             if end < stated - max(2.0, 0.02 * (header.end - first)):
                 lengths = f"its frames end at {end - begin:.1f} s, and it says {stated - begin:.1f} s"
                 self._report(name, f"breaks off: {lengths}", end)
-            end = max(end, stated)
-        self._add(FileSpan(name, begin, end, source))
+            until = max(end, stated)
+        self._add(FileSpan(name, begin, end, until, source))
 
     def _leave_out(self, number: int, error: Exception, begin: float) -> None:
         """Goes on without a file, if there are others, and says so."""

@@ -86,11 +86,12 @@ class Run:
         self._num_events = 0
         if isinstance(source, Camera):
             source.prepare, self.state.sampler.prepare = stream.prepare, None  # small pictures wait, not large ones
+            self.state.sampler.expect_gap()  # a camera that was stopped may be back after days
         else:
             source.events = self._journal.events()
             self._num_events = len(source.events)
-        if isinstance(source, Camera) or len(source.paths) > 1:
-            self.state.sampler.step_ahead = math.inf  # days may pass between two files, or until a camera is back
+            if len(source.paths) > 1:
+                self.state.sampler.step_ahead = math.inf  # days may pass between two files
         self._smoother = Smoother(stream.smooth, stream.centred)
         self._file: IO[str] | None = None
         self._table: Any = None
