@@ -1,8 +1,10 @@
 """One file, or several as one time line."""
 
 import logging
+import re
 from datetime import UTC, datetime, timedelta
 
+import av
 import numpy as np
 import pytest
 
@@ -176,6 +178,58 @@ def test_files_put_together(tmp_path, caplog):
         np.testing.assert_allclose(np.diff(times), 0.2, atol=0.01)
         for index in (5, 19, 20, 30):
             assert read(Recording([tmp_path / "both.ts"]), frames[index][0]) == frames[index + 1 :]
+
+
+@pytest.fixture
+def amid(tmp_path):
+    """A transport stream of 20 s and keyframes every 5 s, without its first quarter: it begins 0.4 s before one."""
+    path = tmp_path / "amid.ts"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=5, options={"g": "25", "bf": "0", "sc_threshold": "0"})
+        stream.width = stream.height = 32
+        for grey in range(20, 220, 2):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), grey, "uint8"), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    content = path.read_bytes()
+    packets = [match.start() for match in re.finditer(b"\x00\x00\x01\xe0", content)]
+    path.write_bytes(content[packets[10] // 188 * 188 :])  # of the eleventh frame on, of which 15 have no keyframe
+    return path
+
+
+def test_a_file_that_begins_amid_a_group_begins_before_its_first_frame(amid, files):
+    """What its name says is when it begins: the first frame that can be decoded is 3 s later."""
+    second = Recording([files[0], amid], starts(0, 60))
+    times = [time for time, _ in read(second)]
+    assert times[10] == pytest.approx(63, abs=0.01)
+    first = Recording([amid, files[0]], starts(0, 60))
+    times = [time for time, _ in read(first)]
+    assert times[0] == 0
+    assert times[-10] == pytest.approx(57, abs=0.01)
+    assert first.started == START + timedelta(seconds=first.spans[0].start * -1)
+    assert first.spans[0].start == pytest.approx(-3, abs=0.01)
+    assert not first.problems
+
+
+def test_damage_that_is_decoded_over_is_said(tmp_path, caplog):
+    """Frames that do not decode, and times that go back, are in the report, and not only in the log."""
+    rng = np.random.default_rng(0)
+    for name in ("a.ts", "b.ts"):
+        write_video(tmp_path / name, [rng.integers(0, 255, (64, 64, 3), "uint8") for _ in range(60)], rate=5)
+    joined = (tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes()
+    (tmp_path / "joined.ts").write_bytes(joined)
+    content = bytearray((tmp_path / "a.ts").read_bytes())
+    for place in rng.integers(len(content) // 2, len(content), 30):
+        content[place] ^= 255
+    (tmp_path / "damaged.ts").write_bytes(content)
+    with caplog.at_level(logging.ERROR):
+        for name, what in (("joined.ts", "has times that go back"), ("damaged.ts", "damaged, or cannot be decoded")):
+            recording = Recording([tmp_path / name])
+            read(recording)
+            assert what in " ".join(problem.what for problem in recording.problems), name
+        whole = Recording([tmp_path / "a.ts"])
+        read(whole)
+        assert not whole.problems
 
 
 @pytest.mark.parametrize("paths", ["night.mp4", []])

@@ -22,7 +22,7 @@ class FileSpan:
 
     Attributes:
         file: Its name.
-        start: Float. Seconds of the recording at its first frame.
+        start: Float. Seconds of the recording at which it begins; negative for a first file without a frame there.
         end: Float. Seconds of the recording at which its last frame ends.
         until: Float. The same by the file's own word, if that is later: it broke off.
         source: How the start is known: "its name", "its container", "the end of the file before", …

@@ -14,11 +14,13 @@ from videoswin_keras.streaming.about import FileSpan, Problem, length_of_time
 from videoswin_keras.streaming.clocks import Start, add_seconds, seconds_after
 from videoswin_keras.text import printable
 from videoswin_keras.video.decode import VideoError, iter_lazy_frames, read_header
+from videoswin_keras.video.reading import DAMAGED
 
 _log = logging.getLogger(__name__)
 
 # Names give the second in which a file begins, and files of recorders end a little before or after the next begins.
 _OVERLAP = 2.0
+_LATE_FRAME = 1.0  # seconds after a file's start; less is how containers order frames
 _AFTER_THE_FILE_BEFORE = "the end of the file before"
 _LEFT_OUT = "is left out"
 
@@ -101,10 +103,10 @@ class Recording:
             if name in lost_before:
                 continue
             span = read_before.get(name)
-            begin = self._begin(number, end) if span is None else span.start
-            if self.started is None and (start := self.starts[number]) is not None:
-                self.started = add_seconds(start.moment, -begin)
+            if span is not None:
+                self._set_started(number, span.start)
             if span is None or shown < span.end:
+                begin = self._begin(number, end) if span is None else span.start
                 try:
                     for time, picture in self._file(number, begin, shown, after):
                         shown = time
@@ -120,6 +122,10 @@ class Recording:
         start = self.starts[number]
         return end if start is None or self.started is None else seconds_after(self.started, start.moment)
 
+    def _set_started(self, number: int, begin: float) -> None:
+        if self.started is None and (start := self.starts[number]) is not None:
+            self.started = add_seconds(start.moment, -begin)
+
     def _file(
         self, number: int, begin: float, shown: float, after: float | None
     ) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
@@ -127,13 +133,19 @@ class Recording:
 
         Args:
             number: Of the file.
-            begin: Seconds of the recording at its first frame.
+            begin: Seconds of the recording at which it begins.
             shown: Seconds of the recording up to which there are frames already.
             after: The same, where that may be amid this file; else None.
         """
         path, name, start = self.paths[number], self.names[number], self.starts[number]
         header = read_header(path, self._input_rate)
         first = next(iter_lazy_frames(path, input_rate=self._input_rate)).seconds
+        # A file that begins amid a group of pictures begins before its first frame that can be decoded.
+        if header.start is not None and first - header.start > _LATE_FRAME:
+            if not self.spans:  # the recording begins with a frame
+                begin -= first - header.start
+            first = header.start
+        self._set_started(number, begin)
         if after is None and begin < shown - _OVERLAP:
             length = length_of_time(shown - begin)
             self._report(name, f"overlaps the file before by {length}, which are taken from that file", begin)
@@ -144,7 +156,12 @@ class Recording:
             source += "; its rate is a guess"
         self._add(FileSpan(name, begin, math.inf, math.inf, source))
         end = begin
-        for seconds, duration, picture in iter_lazy_frames(path, wanted, self._input_rate):
+
+        def tell(what: str) -> None:
+            # Where frames do not decode shows sooner or later, by how many threads decode: it is said once for a file.
+            self._report(name, what, begin if what == DAMAGED else end)
+
+        for seconds, duration, picture in iter_lazy_frames(path, wanted, self._input_rate, tell):
             time = begin + (seconds - first)
             end = time + duration
             if time > shown:

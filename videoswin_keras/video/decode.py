@@ -156,7 +156,10 @@ def iter_frames(path: str | Path, input_rate: float | None = None) -> Iterator[t
 
 
 def iter_lazy_frames(
-    path: str | Path, after: float | None = None, input_rate: float | None = None
+    path: str | Path,
+    after: float | None = None,
+    input_rate: float | None = None,
+    on_damage: Callable[[str], None] | None = None,
 ) -> Iterator[TimedFrame]:
     """Decodes a video as `iter_frames` does, and leaves it to the caller whether to make a frame into RGB.
 
@@ -167,6 +170,8 @@ def iter_lazy_frames(
         after: Float. Seconds: only the frames later than this are returned, the same ones as without `after`. Where
             the container is one to be trusted with it, reading jumps there.
         input_rate: Float. Frames per second of a bare stream (H.264, HEVC, motion JPEG, …), which has no times.
+        on_damage: Function that is told, before the next frame, what is wrong with the file there: frames that cannot
+            be decoded, times that cannot be true. Default: the log is told of the times.
 
     Returns:
         Iterator of `TimedFrame`.
@@ -179,7 +184,7 @@ def iter_lazy_frames(
     if after is not None and not _jump(video, after):
         video.container.close()
         video = container.open_video(path, input_rate)
-    return _timed_frames(path, video, after)
+    return _timed_frames(path, video, after, on_damage)
 
 
 def _jump(video: Video, after: float) -> bool:
@@ -196,11 +201,13 @@ def _jump(video: Video, after: float) -> bool:
     return landing is not None and landing.pts is not None and landing.pts <= target
 
 
-def _timed_frames(path: str | Path, video: Video, after: float | None) -> Iterator[TimedFrame]:
+def _timed_frames(
+    path: str | Path, video: Video, after: float | None, on_damage: Callable[[str], None] | None
+) -> Iterator[TimedFrame]:
     is_empty = True
     with video:
         tick, picture = float(video.tick), Pictures(video.stream)
-        for ticks, frame in reading.shown(video):
+        for ticks, frame in reading.shown(video, on_damage=on_damage):
             is_empty = False
             seconds = ticks * tick
             if after is None or seconds > after:

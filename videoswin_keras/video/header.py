@@ -10,7 +10,7 @@ from pathlib import Path
 
 from videoswin_keras import optional
 from videoswin_keras.video import container, reading
-from videoswin_keras.video.container import JUMPING_FORMATS, Video, exact
+from videoswin_keras.video.container import JUMPING_FORMATS, Clock, Video, exact
 from videoswin_keras.video.pictures import Pictures, pixel_shape, square_size
 
 with optional.needed("Reading videos", "av"):
@@ -31,6 +31,8 @@ class VideoHeader:
             the header does not say, or FFmpeg corrects it by what is there. A file that was cut off can be told from a
             whole one by it in MP4, QuickTime, MXF and AVI (a whole AVI has None), and without sound in Matroska, WebM
             and FLV, which say only how long all streams together last.
+        start: Float. When the first frame is shown, decodable or not, in seconds of the file's own time; None where the
+            file has no times.
         rate: Fraction. Frames per second, on average.
         is_rate_guessed: Whether that is FFmpeg's guess: the file is a bare stream and does not say.
         created: When it was recorded, in UTC; None where the file does not say, or by a clock that was not set.
@@ -40,6 +42,7 @@ class VideoHeader:
 
     duration: float | None
     end: float | None
+    start: float | None
     rate: Fraction
     is_rate_guessed: bool
     created: datetime | None
@@ -73,18 +76,25 @@ def read_header(path: str | Path, input_rate: float | None = None) -> VideoHeade
     (6, 4, None)
     """
     with container.open_video(path, input_rate) as video:
-        duration = video.container.duration
+        duration, start = video.container.duration, _start(video)
         end, created = _end(path, video), _created(video)
         width, height = _size(video)
     return VideoHeader(
         duration=None if duration is None else duration / av.time_base,
         end=end,
+        start=start,
         rate=video.rate,
         is_rate_guessed=video.is_rate_guessed,
         created=created,
         width=width,
         height=height,
     )
+
+
+def _start(video: Video) -> float | None:
+    if video.clock is not Clock.TIMES or video.stream.start_time is None:
+        return None
+    return float(video.stream.start_time * video.tick)
 
 
 def _end(path: str | Path, video: Video) -> float | None:

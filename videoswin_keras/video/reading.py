@@ -7,7 +7,7 @@ with its tick.
 import itertools
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ with optional.needed("Reading videos", "av"):
 
 _log = logging.getLogger(__name__)
 
+DAMAGED = "has frames that are damaged, or cannot be decoded at all"
 _STEP_BACK = 1  # seconds by which times may go back; further in a file that was put together of several
 
 
@@ -36,27 +37,41 @@ def packets(video: Video) -> Iterator[Any]:
             yield packet
 
 
-def decoded(video: Video, sent: deque[int | None] | None = None) -> Iterator[av.VideoFrame]:
+def decoded(
+    video: Video, sent: deque[int | None] | None = None, on_damage: Callable[[str], None] | None = None
+) -> Iterator[av.VideoFrame]:
     """Yields the frames from the current position on, in the order they are shown.
 
     Args:
         video: The open file.
         sent: Takes the time of decoding (dts) of each packet that went into the decoder.
+        on_damage: Function that is told of each packet that does not decode, or only to a damaged frame; but not of
+            those before the first good frame: many recorders begin a file amid a group of pictures.
     """
+    is_begun = False
     for packet in packets(video):
         if sent is not None:
             sent.append(packet.dts)
         try:
-            yield from packet.decode()
+            frames = packet.decode()
         except av.error.FFmpegError:
+            if is_begun and on_damage is not None:
+                on_damage(DAMAGED)
             continue
+        for frame in frames:
+            if is_begun and frame.is_corrupt and on_damage is not None:
+                on_damage(DAMAGED)
+            is_begun |= not frame.is_corrupt
+            yield frame
     try:
         yield from video.stream.decode(None)  # what the decoder still holds
     except av.error.FFmpegError:
         return
 
 
-def shown(video: Video, clock: Clock | None = None) -> Iterator[tuple[int, av.VideoFrame]]:
+def shown(
+    video: Video, clock: Clock | None = None, on_damage: Callable[[str], None] | None = None
+) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yields the frames from the current position on, each with the tick it is shown at, in the order they are shown.
 
     Ticks never decrease. Where they do by more than a second in the file, because it was put together of several, they
@@ -66,36 +81,39 @@ def shown(video: Video, clock: Clock | None = None) -> Iterator[tuple[int, av.Vi
     Args:
         video: The open file.
         clock: Where the times come from. Default: the video's.
+        on_damage: Function that is told what is wrong with the file, each time. Default: the log.
     """
     clock = clock or video.clock
     if clock is Clock.COUNT:
-        yield from enumerate(decoded(video))
+        yield from enumerate(decoded(video, on_damage=on_damage))
     elif clock is Clock.PACKETS:
-        yield from _shown_by_packets(video)
+        yield from _shown_by_packets(video, on_damage)
     else:
-        yield from _shown_by_times(video)
+        yield from _shown_by_times(video, on_damage)
 
 
-def _shown_by_times(video: Video) -> Iterator[tuple[int, av.VideoFrame]]:
+def _shown_by_times(video: Video, on_damage: Callable[[str], None] | None) -> Iterator[tuple[int, av.VideoFrame]]:
+    def warn(what: str) -> None:
+        _log.warning("%s %s", video.container.name, what)
+
+    tell = on_damage or warn
     step = frame_ticks(video)
     may_go_back = video.container.format.name not in JUMPING_FORMATS
     shift, last = 0, None
-    ahead = itertools.pairwise(itertools.chain(decoded(video), [None]))
-    for frame, next_frame in ahead if may_go_back else ((frame, None) for frame in decoded(video)):
+    frames = decoded(video, on_damage=on_damage)
+    ahead = itertools.pairwise(itertools.chain(frames, [None]))
+    for frame, next_frame in ahead if may_go_back else ((frame, None) for frame in frames):
         assert frame is not None
         following = 0 if last is None else last + step
         ticks = following if frame.pts is None else frame.pts + shift
         if may_go_back and last is not None and next_frame is not None and next_frame.pts is not None:
             next_ticks = next_frame.pts + shift
             if goes_back(video, next_ticks, ticks) and not goes_back(video, next_ticks, last):
-                _log.warning("%s: a frame's time is damaged; it is taken as the next.", video.container.name)
+                tell("has a frame whose time is damaged: it is taken as the next")
                 ticks = following
         if may_go_back and last is not None and goes_back(video, ticks, last):
-            _log.warning(
-                "%s: its times go back by %.1f s; they are taken as going on.",
-                video.container.name,
-                (last - ticks) * float(video.tick),
-            )
+            seconds = (last - ticks) * float(video.tick)
+            tell(f"has times that go back by {seconds:.1f} s: they are taken as going on, and a gap there is not known")
             shift += following - ticks
             ticks = following
         ticks = ticks if last is None else max(ticks, last)
@@ -103,7 +121,7 @@ def _shown_by_times(video: Video) -> Iterator[tuple[int, av.VideoFrame]]:
         yield ticks, frame
 
 
-def _shown_by_packets(video: Video) -> Iterator[tuple[int, av.VideoFrame]]:
+def _shown_by_packets(video: Video, on_damage: Callable[[str], None] | None) -> Iterator[tuple[int, av.VideoFrame]]:
     """A frame carries the time of the packet that brought it out, which came a constant number of packets later.
 
     So a packet that brings no frame is seen, and does not shift the frames after it.
@@ -111,7 +129,7 @@ def _shown_by_packets(video: Video) -> Iterator[tuple[int, av.VideoFrame]]:
     step = frame_ticks(video)
     sent: deque[int | None] = deque()
     first, delay, last = None, 0, -step
-    for frame in decoded(video, sent):
+    for frame in decoded(video, sent, on_damage):
         if frame.dts is not None:
             so_far = sum(dts is not None and dts <= frame.dts for dts in sent)
             if first is None:
