@@ -30,14 +30,15 @@ def prefetched(items: Iterable[Item]) -> Iterator[Item]:
             del coming  # an error in it refers to this frame
 
 
-def at_once(sources: Sequence[Iterable[Item]]) -> Iterator[dict[int, Item | None]]:
+def at_once(sources: Sequence[Iterable[Item]]) -> Iterator[dict[int, Item | Exception | None]]:
     """Yields what is there of several sources, each read in a thread of its own, as soon as anything is there.
 
-    A source is never more than one item ahead. An error in one of them is raised. Closing this iterator waits for no
-    thread: a source that waits for a camera ends when its camera is closed.
+    A source is never more than one item ahead. Closing this iterator waits for no thread: a source that waits for a
+    camera ends when its camera is closed.
 
     Yields:
-        The next item of each source that has one, by its number; None where a source has ended.
+        By the number of each source that has something: its next item; None where it has ended; or the error with
+        which it has ended.
 
     Example:
 
@@ -45,11 +46,10 @@ def at_once(sources: Sequence[Iterable[Item]]) -> Iterator[dict[int, Item | None
     ['a', 'b', 'c']
     """
     changed = threading.Condition()
-    there: dict[int, Item | None] = {}
-    errors: list[BaseException] = []
+    there: dict[int, Item | Exception | None] = {}
     is_closed = False
 
-    def give(number: int, item: Item | None) -> bool:
+    def give(number: int, item: Item | Exception | None) -> bool:
         with changed:
             changed.wait_for(lambda: number not in there or is_closed)
             there[number] = item
@@ -61,11 +61,10 @@ def at_once(sources: Sequence[Iterable[Item]]) -> Iterator[dict[int, Item | None
             for item in source:
                 if not give(number, item):
                     return
+        except Exception as error:
+            give(number, error)
+        else:
             give(number, None)
-        except BaseException as error:
-            with changed:
-                errors.append(error)
-                changed.notify_all()
 
     for number, source in enumerate(sources):
         threading.Thread(target=read, args=(number, source), name=f"source {number}", daemon=True).start()
@@ -74,14 +73,12 @@ def at_once(sources: Sequence[Iterable[Item]]) -> Iterator[dict[int, Item | None
         while num_open:
             with changed:
                 # With a timeout: without one Windows does not let Ctrl-C through.
-                while not changed.wait_for(lambda: there or errors, timeout=1.0):
+                while not changed.wait_for(lambda: there, timeout=1.0):
                     pass
-                if errors:
-                    raise errors[0]
                 ready = dict(there)
                 there.clear()
                 changed.notify_all()
-            num_open -= sum(item is None for item in ready.values())
+            num_open -= sum(item is None or isinstance(item, Exception) for item in ready.values())
             yield ready
     finally:
         with changed:

@@ -1,6 +1,6 @@
 """Names of files and classes from strangers, made safe to show."""
 
-import os
+import unicodedata
 from pathlib import Path
 
 
@@ -12,9 +12,16 @@ def printable(name: str | Path) -> str:
     >>> printable("night\\x1b[2J\\n.mp4")
     'night\\\\x1b[2J\\\\n.mp4'
     """
-    text = os.fsencode(str(name)).decode("utf-8", errors="replace")  # whatever bytes a file's name has
+    text = str(name)
+    try:  # a file's name may have any bytes, which Python keeps as surrogates
+        content = text.encode("utf-8", errors="surrogateescape")
+    except UnicodeEncodeError:  # others
+        content = text.encode("utf-8", errors="replace")
     return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+        character
+        if character.isprintable() or unicodedata.category(character) == "Zs"
+        else character.encode("unicode_escape").decode()
+        for character in content.decode("utf-8", errors="replace")
     )
 
 

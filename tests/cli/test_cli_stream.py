@@ -38,7 +38,7 @@ def night(tmp_path_factory):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != "."}
+    return {path.name: path.read_bytes() for path in folder.glob("**/[!.]*") if path.is_file()}
 
 
 def test_a_recording(night, tmp_path, capsys):
@@ -431,3 +431,30 @@ def scripted(count, start):
     clock = threading.local()  # each camera is read in a thread of its own
     now = lambda: 1_795_206_600.0 + getattr(clock, "now", start)  # noqa: E731
     return {"read": read, "clock": now, "wait": lambda seconds: True, "queue_size": 1000}
+
+
+def test_a_night_that_is_still_being_recorded_is_gone_on_with(barn, tmp_path, capsys):
+    """A folder of files with clocks, of which another arrives."""
+    folder = tmp_path / "card"
+    folder.mkdir()
+    command = ["stream", str(folder), "--join", *PICO, "--zone", "Europe/Berlin", "--out"]
+    for name in (NAMES[3], NAMES[4]):
+        (folder / name).write_bytes((barn / name).read_bytes())
+        assert main([*command, str(tmp_path / "out"), "--resume"]) in {0, 1}
+    assert "goes on at" in capsys.readouterr().err
+    main([*command, str(tmp_path / "whole")])
+    of_grown, of_whole = contents(tmp_path / "out" / "card"), contents(tmp_path / "whole" / "card")
+    del of_grown["settings.json"], of_whole["settings.json"]
+    assert of_grown == of_whole
+
+
+def test_a_camera_gets_a_folder_a_day(tmp_path, monkeypatch, capsys):
+    start = datetime(2026, 11, 20, 23, 59, 50, tzinfo=UTC).timestamp() - 1_795_206_600.0
+    command = ["stream", "camera:0", *PICO, "--zone", "UTC", "--roll", "24h", "--out", str(tmp_path)]
+    monkeypatch.setattr(Camera, "__init__", functools.partialmethod(Camera.__init__, **scripted(160, start)))
+    assert main(command) == 0
+    (camera,) = tmp_path.iterdir()
+    assert sorted(path.name for path in camera.iterdir()) == ["2026-11-20_235950+0000", "2026-11-21_000000+0000"]
+    assert all((path / "report.html").exists() for path in camera.iterdir())
+    assert main([*command, "--resume"]) == 0
+    assert "goes on in" in capsys.readouterr().err

@@ -26,6 +26,10 @@ BERLIN = ZoneInfo("Europe/Berlin")
         "2026.11.20-21.30.05-00.10.00[R][0@0][0].mp4",
         "20261120T203005Z.mp4",
         "sow12_2026-11-20_21h30m05.mp4",
+        "2026-11-20T21-30-05+0100.mkv",
+        "2026-11-20T15:30:05-05:00.mkv",
+        "20261120_213005Zaun.mp4",
+        "2026-11-20_21-30-05-0001.mp4",
     ],
 )
 def test_reads_the_usual_names(name):
@@ -34,7 +38,17 @@ def test_reads_the_usual_names(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["night.mp4", "20261120.mp4", "20261120_0012.mp4", "GH010042.MP4", "1234567890123456.mp4", "20261320_213005.mp4"],
+    [
+        "night.mp4",
+        "20261120.mp4",
+        "20261120_0012.mp4",
+        "GH010042.MP4",
+        "1234567890123456.mp4",
+        "20261320_213005.mp4",
+        "20000101_000012.mp4",
+        "20261120_12-30fps.mp4",
+        "20261120_00-12.mp4",
+    ],
 )
 def test_finds_no_time_where_there_is_none(name):
     assert in_name(name, BERLIN) is None
@@ -46,8 +60,13 @@ def test_reads_other_names_by_their_format():
     assert in_name("front-1795206600.mp4", BERLIN, "%s") == datetime.fromtimestamp(1795206600, BERLIN)
     assert in_name("a 20 Nov 2026 09 PM.mp4", BERLIN, "%d %b %Y %I %p") == expected.replace(minute=0)
     assert in_name("20261120_203000+0000.mp4", BERLIN, "%Y%m%d_%H%M%S%z") == expected
+    assert in_name("cam_1795206600_x.mp4", BERLIN, "cam_%s") == datetime.fromtimestamp(1795206600, BERLIN)
     assert in_name("other.avi", BERLIN, "%d.%m.%y-%Hh%M") is None
-    for wrong, message in (("%H%M%S", "must give the date and the hour"), ("%Y%m%d_%Q", "has %Q")):
+    for wrong, message in (
+        ("%H%M%S", "must give the date and the hour"),
+        ("%Y%m%d_%I%M", "must give the date and the hour"),
+        ("%Y%m%d_%Q", "has %Q"),
+    ):
         with pytest.raises(ValueError, match=message):
             in_name("x.avi", BERLIN, wrong)
 

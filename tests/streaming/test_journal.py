@@ -1,12 +1,13 @@
 """What is on disk while results come: kept, dropped after a kill, refused when it does not fit."""
 
+import math
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from videoswin_keras.streaming.about import FileSpan, Problem
+from videoswin_keras.streaming.about import CUT_OFF, OVERLAP, FileSpan, Problem
 from videoswin_keras.streaming.journal import Journal
 from videoswin_keras.streaming.timeline import Result
 
@@ -28,8 +29,8 @@ def test_what_was_appended_after_the_last_save_is_dropped(tmp_path):
     assert list(again.results()) == RESULTS
 
 
-def test_before_the_first_save_it_begins_anew(tmp_path):
-    Journal.open(tmp_path, SETTINGS, resume=False).append(RESULTS)
+def test_before_anything_is_kept_it_begins_anew(tmp_path):
+    Journal.open(tmp_path, SETTINGS, resume=False)
     again = Journal.open(tmp_path, SETTINGS, resume=True)
     assert again.state is None
     assert list(again.results()) == []
@@ -52,14 +53,16 @@ def test_finished(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == ["report.png", "settings.json"]
     finished = Journal.open(tmp_path, SETTINGS, resume=True)
     assert finished.is_finished
-    assert finished.kept["outcome"] == {"seconds": 6.0}
+    assert finished.kept["outcome"] == {"seconds": 6.0, "written": ["report.png"]}
     with pytest.raises(FileExistsError, match="holds results already"):
         Journal.open(tmp_path, SETTINGS, resume=False)
 
 
 def test_what_grew_is_taken_up_again(tmp_path):
     """What was found out about a file that has grown since counts no more."""
-    found = [FileSpan("a.ts", 0.0, 3.0, 3.0, "x"), FileSpan("b.ts", 3.0, 6.0, 6.0, "x"), Problem("b.ts", "x", 6.0)]
+    begun = [FileSpan("a.ts", 0.0, 3.0, 3.0, "x"), FileSpan("b.ts", 3.0, math.inf, math.inf, "x")]
+    begun += [Problem("b.ts", OVERLAP, "x", 3.0)]
+    found = [*begun, FileSpan("b.ts", 3.0, 6.0, 6.0, "x"), Problem("b.ts", CUT_OFF, "x", 6.0)]
     journal = Journal.open(tmp_path, SETTINGS, resume=False)
     journal.append([*RESULTS[:3], *found])
     journal.save({"position": np.array([7, 3])})
@@ -67,10 +70,10 @@ def test_what_grew_is_taken_up_again(tmp_path):
     journal.finish(lambda: None, {})
     again = Journal.open(tmp_path, SETTINGS, resume=True)
     assert again.events() == found
-    again.reopen([{"file": "b.ts", "bytes": 9}], ["b.ts"])
+    again.reopen({"files": [{"file": "b.ts", "bytes": 9}]}, ["b.ts"])
     for journal in (again, Journal.open(tmp_path, SETTINGS, resume=True)):
         assert not journal.is_finished
-        assert journal.events() == found[:1]
+        assert journal.events() == begun
         assert list(journal.results()) == RESULTS[:3]
 
 
@@ -118,8 +121,8 @@ def test_rejects_what_was_cut_short_or_taken_away(tmp_path, name):
         (tmp_path / name).write_bytes(content[:length])
         with pytest.raises(ValueError, match="is damaged"):
             Journal.open(tmp_path, SETTINGS, resume=True)
-    (tmp_path / ".journal.jsonl").unlink()
-    with pytest.raises(ValueError, match=r"its journal .* is missing"):
+    (tmp_path / name).unlink()
+    with pytest.raises(ValueError, match=r"its (journal|state) .* is missing"):
         Journal.open(tmp_path, SETTINGS, resume=True)
 
 

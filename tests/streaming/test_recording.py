@@ -160,7 +160,7 @@ def test_going_on_finds_what_an_unbroken_reading_finds(cut, files, tmp_path, cap
                 events.append(list(whole.events))
             for place in (0, 5, 9, 10, 11, len(frames) - 51, len(frames) - 50, len(frames) - 21, len(frames) - 2):
                 again = Recording(paths, known)
-                again.events = list(events[place])
+                again.recall(events[place])
                 assert [time for time, _ in again.frames(frames[place])] == frames[place + 1 :]
                 assert again.events == whole.events
                 assert again.started == whole.started
@@ -209,6 +209,57 @@ def test_a_file_that_begins_amid_a_group_begins_before_its_first_frame(amid, fil
     assert first.started == START + timedelta(seconds=first.spans[0].start * -1)
     assert first.spans[0].start == pytest.approx(-3, abs=0.01)
     assert not first.problems
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "flv", "mp4"])
+def test_a_cut_with_sound_is_said(tmp_path, suffix, caplog):
+    """As recorders and screens write it: 60 s of pictures and sound, and a third of the bytes."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / f"whole.{suffix}"
+    options = {"movflags": "faststart"} if suffix == "mp4" else {}
+    with av.open(str(path), "w", options=options) as container:
+        video, sound = container.add_stream("libx264", rate=10), container.add_stream("aac", rate=44100)
+        video.width = video.height = 64
+        for number in range(600):
+            frame = av.VideoFrame.from_ndarray(rng.integers(0, 256, (64, 64, 3), "uint8"), format="rgb24")
+            frame.pts = number
+            container.mux(video.encode(frame))
+            samples = np.zeros((1, 4410), "float32")
+            noise = av.AudioFrame.from_ndarray(samples, format="fltp", layout="mono")
+            noise.sample_rate, noise.pts = 44100, number * 4410
+            container.mux(sound.encode(noise))
+        container.mux(video.encode(None))
+        container.mux(sound.encode(None))
+    content = path.read_bytes()
+    (tmp_path / f"cut.{suffix}").write_bytes(content[: len(content) // 3])
+    with caplog.at_level(logging.ERROR):
+        whole, cut = Recording([path]), Recording([tmp_path / f"cut.{suffix}"])
+        assert len(read(whole)) == 600
+        assert len(read(cut)) < 300
+    assert not whole.problems
+    assert "breaks off" in " ".join(problem.what for problem in cut.problems)
+
+
+def test_going_on_in_files_that_overlap_by_a_little(files, caplog):
+    """Names give whole seconds: from every place the same events as without a stop."""
+    known = starts(0, 0.8, 2.4)
+    with caplog.at_level(logging.ERROR):
+        whole = Recording(files, known)
+        frames, events = [], []
+        for time, _ in whole.frames():
+            frames.append(time)
+            events.append(list(whole.events))
+        assert not whole.problems
+        for place in range(len(frames)):
+            again = Recording(files, known)
+            again.recall(events[place])
+            assert [time for time, _ in again.frames(frames[place])] == frames[place + 1 :]
+            assert again.events == whole.events
+
+
+def test_rejects_clocks_that_were_not_set(files):
+    with pytest.raises(ValueError, match="If a clock was wrong"):
+        Recording(files, starts(0, 1, 26 * 365 * 86400))
 
 
 def test_damage_that_is_decoded_over_is_said(tmp_path, caplog):

@@ -101,8 +101,17 @@ def test_whole(model, night, tmp_path):
     )
 
 
-@pytest.mark.parametrize("stop", [0, 1, 20, 70])
-def test_stopped_and_resumed(model, night, tmp_path, stop):
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """One that leaves less than a stride at its end."""
+    path = tmp_path_factory.mktemp("uneven") / "night.mp4"
+    write_video(path, pictures(150), rate=16)
+    return path
+
+
+@pytest.mark.parametrize("stop", [0, 1, 10, 15, 16, 17, 18])
+def test_stopped_and_resumed(model, uneven, tmp_path, stop):
+    night = uneven
     whole, stopped = (
         run_of(model, Recording([night]), tmp_path / "0"),
         run_of(model, Recording([night]), tmp_path / "1"),
@@ -113,10 +122,16 @@ def test_stopped_and_resumed(model, night, tmp_path, stop):
     resumed = run_of(model, Recording([night]), tmp_path / "1", resume=True)
     late = list(resumed.results())
     assert late == results[len(results) - len(late) :]
-    assert resumed.position == results[-1].end
+    assert late[-1:] == results[-1:]
     resumed.finish()
     assert contents(tmp_path / "0") == contents(tmp_path / "1")
     assert run_of(model, Recording([night]), tmp_path / "1", resume=True).is_finished
+    (tmp_path / "1" / "bouts.csv").unlink()
+    again = run_of(model, Recording([night]), tmp_path / "1", resume=True)
+    assert not again.is_finished  # what is missing is written again
+    list(again.results())
+    again.finish()
+    assert contents(tmp_path / "0") == contents(tmp_path / "1")
 
 
 @pytest.mark.one_backend

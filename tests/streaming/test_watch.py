@@ -16,7 +16,7 @@ from videoswin_keras.streaming.camera import Camera
 from videoswin_keras.streaming.run import Run
 from videoswin_keras.streaming.stream import VideoStream
 from videoswin_keras.streaming.timeline import bouts
-from videoswin_keras.streaming.watch import latest_period, period_folder, watch
+from videoswin_keras.streaming.watch import period_folder, periods, watch
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -30,7 +30,8 @@ def camera(number, start, count=120, step=0.125):
     """Noise, a picture every eighth of a second, that is there all at once."""
     script, frames = Script(range(count), step=step), list(pictures(count, seed=number))
     script.now = start
-    camera = Camera("camera:0", fps=8, queue_size=10**6, clock=lambda: script.now, wait=script.wait)
+    clocks = {"clock": lambda: script.now, "steady": lambda: script.now}
+    camera = Camera("camera:0", fps=8, queue_size=10**6, wait=script.wait, **clocks)
     camera._read = lambda source: (lambda value=make: frames[int(value()[0, 0, 0])] for make in script.read(source))
     return camera
 
@@ -58,7 +59,7 @@ def test_cameras_at_once_give_what_each_gives_alone(model, tmp_path, counts):
         runs.append(run_of(stream, camera(number, 1000.0 + number, count), tmp_path / f"camera{number}"))
     seen = {run.about.name: [] for run in runs}
     ended = []
-    for run, result in watch(stream, runs, lambda run: ended.append(run) or run.finish()):
+    for run, result in watch(stream, runs, lambda run, error: ended.append(run) or run.finish()):
         seen[run.about.name].append(result)
     assert len(ended) == len(counts)
     for number, count in enumerate(counts):
@@ -72,15 +73,16 @@ def test_cameras_at_once_give_what_each_gives_alone(model, tmp_path, counts):
 
 
 def test_a_folder_a_day_and_the_stream_goes_on(model, tmp_path):
-    """Four days' ends within a minute and a half, one of them when the clocks are put back: nothing is lost between."""
+    """The end of a day amid the stream: nothing is lost between."""
     stream = VideoStream(model, **SETTINGS)
     start = datetime(2026, 10, 24, 23, 59, 50, tzinfo=BERLIN).timestamp()
     whole = list(stream(list(filled(camera(0, start, 240)).frames())))
-    run = run_of(stream, camera(0, start, 240), tmp_path / "2026-10-24_235950")
+    run = run_of(stream, camera(0, start, 240), tmp_path / "2026-10-24_235950+0200")
     ended = []
-    results = [result for _, result in watch(stream, [run], lambda run: ended.append(run) or run.finish(), roll=24)]
+    watched = watch(stream, [run], lambda run, error: ended.append(run) or run.finish(), roll=24)
+    results = [result for _, result in watched]
     second = ended[1]
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["2026-10-24_235950", "2026-10-25_000000"]
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["2026-10-24_235950+0200", "2026-10-25_000000+0200"]
     assert second.about.started == datetime(2026, 10, 25, 0, 0, 0, 125_000, tzinfo=BERLIN)
     assert len(results) == len(whole)
     split = next(number for number, result in enumerate(results) if number and result.start < results[number - 1].start)
@@ -89,21 +91,63 @@ def test_a_folder_a_day_and_the_stream_goes_on(model, tmp_path):
     assert shifted == [(r.start, r.end) for r in whole]
     for result, other in zip(results, whole, strict=True):  # the memory and the window went on
         np.testing.assert_allclose(result.probabilities, other.probabilities, rtol=0, atol=2e-6)
-    assert latest_period(tmp_path) == tmp_path / "2026-10-25_000000"
+    assert periods(tmp_path)[-1] == tmp_path / "2026-10-25_000000+0200"
     assert bouts((r.start, r.end, 0) for r in results[split:])[0].start == 0
+
+
+def test_an_hour_that_comes_twice_has_two_folders(model, tmp_path):
+    """Rolled each hour while the clocks are put back, a frame a minute."""
+    stream = VideoStream(model, **SETTINGS | {"fps": 1 / 60}, longest_hold=90)
+    start = datetime(2026, 10, 25, 1, 30, tzinfo=BERLIN).timestamp()
+    run = run_of(stream, camera(0, start, 170, step=60), tmp_path / "2026-10-25_013000+0200")
+    list(watch(stream, [run], lambda run, error: run.finish(), roll=1))
+    names = [path.name for path in periods(tmp_path)]
+    assert [(name[11:13], name[-5:]) for name in names] == [
+        ("01", "+0200"),
+        ("02", "+0200"),
+        ("02", "+0100"),
+        ("03", "+0100"),
+    ]
+    assert all((path / "report.html").exists() for path in periods(tmp_path))
+
+
+@pytest.mark.parametrize("trouble", ["shows nothing", "fails"])
+def test_a_camera_that_fails_ends_alone(model, tmp_path, trouble):
+    stream = VideoStream(model, **SETTINGS, batch_size=2)
+    runs = [run_of(stream, camera(0, 1000.0, 120), tmp_path / "sound")]
+    bad = camera(1, 1000.0, 0 if trouble == "shows nothing" else 20)
+    runs.append(run_of(stream, bad, tmp_path / "bad"))
+    if trouble == "fails":
+        bad._error = RuntimeError("a bug of the driver")
+    ended = {}
+    list(watch(stream, runs, lambda run, error: ended.update({run.about.name: error})))
+    assert ended["sound"] is None
+    assert {"shows nothing": "No frame came", "fails": "a bug of the driver"}[trouble] in str(ended["bad"])
+
+
+def test_a_period_without_results_leaves_nothing(model, tmp_path):
+    """The camera is closed just after midnight."""
+    stream, start = VideoStream(model, **SETTINGS), datetime(2026, 11, 20, 23, 59, 58, tzinfo=BERLIN).timestamp()
+    for count in range(14, 24):
+        folder = tmp_path / str(count) / "2026-11-20_235958+0100"
+        run, ended = run_of(stream, camera(0, start, count), folder), []
+        list(watch(stream, [run], lambda run, error, to=ended: to.append(error or run.finish()), roll=24))
+        assert ended
+        assert all(isinstance(end, list) for end in ended)
+        assert all((path / "report.html").exists() for path in periods(folder.parent))
 
 
 def test_a_camera_that_was_stopped_goes_on_in_its_last_folder(model, tmp_path):
     stream = VideoStream(model, **SETTINGS)
     start = datetime(2026, 11, 20, 23, 59, 50, tzinfo=BERLIN).timestamp()
-    run = run_of(stream, camera(0, start, 160), tmp_path / "2026-11-20_235950")
-    list(watch(stream, [run], lambda run: run.finish(), roll=24))
-    assert latest_period(tmp_path).name == "2026-11-21_000000"
+    run = run_of(stream, camera(0, start, 160), tmp_path / "2026-11-20_235950+0100")
+    list(watch(stream, [run], lambda run, error: run.finish(), roll=24))
+    assert periods(tmp_path)[-1].name == "2026-11-21_000000+0100"
     # Stopped at 00:00:10; on at 00:00:30: in the same folder, after a gap.
-    again = run_of(stream, camera(1, start + 40, 80), latest_period(tmp_path), resume=True)
+    again = run_of(stream, camera(1, start + 40, 80), periods(tmp_path)[-1], resume=True)
     assert again.position == pytest.approx(9.5, abs=1)
-    list(watch(stream, [again], lambda run: run.finish(), roll=24))
-    table = pandas.read_csv(tmp_path / "2026-11-21_000000" / "results.csv", skiprows=1)
+    list(watch(stream, [again], lambda run, error: run.finish(), roll=24))
+    table = pandas.read_csv(tmp_path / "2026-11-21_000000+0100" / "results.csv", skiprows=1)
     assert (table.end_s.to_numpy()[:-1] == table.start_s.to_numpy()[1:]).all()
     gap = table[table.label == "unscored"]
     assert gap.end_s.max() - gap.start_s.min() == pytest.approx(20, abs=2)
@@ -111,7 +155,7 @@ def test_a_camera_that_was_stopped_goes_on_in_its_last_folder(model, tmp_path):
         seconds=table.end_s.iloc[-1] - table.start_s.iloc[-1]
     )
     assert last.timestamp() == pytest.approx(start + 50, abs=0.5)
-    settings = json.loads((tmp_path / "2026-11-21_000000" / "settings.json").read_text())
+    settings = json.loads((tmp_path / "2026-11-21_000000+0100" / "settings.json").read_text())
     assert settings["is_finished"]
 
 
@@ -120,7 +164,7 @@ def test_a_camera_is_back_after_days(model, tmp_path, days):
     stream, start = VideoStream(model, **SETTINGS), datetime(2026, 11, 20, 22, tzinfo=BERLIN).timestamp()
     for begin, resume in ((start, False), (start + days * 86400, True)):
         run = run_of(stream, camera(0, begin, 80), tmp_path / "camera", resume)
-        list(watch(stream, [run], lambda run: run.finish()))
+        list(watch(stream, [run], lambda run, error: run.finish()))
     table = pandas.read_csv(tmp_path / "camera" / "results.csv", skiprows=1)
     last = table.iloc[-1]
     moment = datetime.fromisoformat(last.time).timestamp() + last.end_s - last.start_s
@@ -131,11 +175,11 @@ def test_a_camera_is_back_after_days(model, tmp_path, days):
 def test_a_camera_whose_clock_is_set_by_days_goes_on(model, tmp_path, caplog):
     """A small computer without a clock of its own, until the network tells it the time."""
     stream, source = VideoStream(model, **SETTINGS), camera(0, 1000.0, 160)
-    clock, calls = source.clock, iter(range(10**6))
-    source.clock = lambda: clock() + (next(calls) > 80) * 3 * 86400.0
+    clock, calls = source._clock, iter(range(10**6))
+    source._clock = lambda: clock() + (next(calls) > 80) * 3 * 86400.0
     with caplog.at_level("ERROR"):
         run = run_of(stream, source, tmp_path / "camera")
-        results = [result for _, result in watch(stream, [run], lambda run: run.finish())]
+        results = [result for _, result in watch(stream, [run], lambda run, error: run.finish())]
     assert results[-1].end == pytest.approx(20, abs=0.5)
     assert None not in [result.label for result in results]
 
@@ -145,7 +189,7 @@ def test_files_and_console_show_the_same_clock_when_it_is_put_back(model, tmp_pa
     stream = VideoStream(model, **SETTINGS)
     start = datetime(2026, 10, 25, 0, 59, 50, tzinfo=UTC).timestamp()
     run = run_of(stream, camera(0, start, 160), tmp_path / "camera")
-    console = [run.about.clock(result.end) for _, result in watch(stream, [run], lambda run: run.finish())]
+    console = [run.about.clock(result.end) for _, result in watch(stream, [run], lambda run, error: run.finish())]
     assert (console[0], console[-1]) == ("02:59:51", "02:00:10")
     table = pandas.read_csv(tmp_path / "camera" / "results.csv", skiprows=1)
     moments = [datetime.fromisoformat(text) for text in table.time]
@@ -155,5 +199,5 @@ def test_files_and_console_show_the_same_clock_when_it_is_put_back(model, tmp_pa
 
 
 def test_folders_of_periods_are_called_by_their_date(tmp_path):
-    assert period_folder(tmp_path, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)).name == "2026-01-02_030405"
-    assert latest_period(tmp_path) is None
+    assert period_folder(tmp_path, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)).name == "2026-01-02_030405+0000"
+    assert periods(tmp_path) == []

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 import signal
 import sys
@@ -21,7 +22,7 @@ from videoswin_keras.cli.inputs import find_videos, read_classes
 from videoswin_keras.streaming import clocks
 from videoswin_keras.streaming.about import About, length_of_time
 from videoswin_keras.streaming.camera import Camera, identity, is_live
-from videoswin_keras.streaming.journal import check_is_new
+from videoswin_keras.streaming.journal import check_is_new, read_settings
 from videoswin_keras.streaming.recording import Recording
 from videoswin_keras.streaming.sources import Clocks, Source, cameras, one_recording, single_recordings
 from videoswin_keras.streaming.timeline import summarise
@@ -94,7 +95,10 @@ def _tried(name: str, work: Callable[[], int | None]) -> int:
         return work() or 0
     except BrokenPipeError:
         raise
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, ValueError | OSError | ImportError):
+            logging.getLogger(__name__).exception("%s failed", name)
+            return 1
         print(printable_lines(f"videoswin: {name} failed: {error}"), file=sys.stderr)
         return 1
 
@@ -112,8 +116,7 @@ def _read(stream: Any, template: About, settings: dict, options: argparse.Namesp
         )
     # A frame of a time lapse stands for longer than one of a video.
     hold = options.hold or max(stream.longest_hold, 2 / min(rates, default=1.0))
-    starts = [None if start is None else start.moment.isoformat() for start in source.starts]
-    own = {**settings, "source": source.described, "starts": starts, "input_rate": options.input_rate}
+    own = {**settings, "hold": options.hold, "input_rate": options.input_rate}
     about = replace(template, name=source.name, source=source.described)
     folder = Path(options.out) / source.name
     run = Run(stream, recording, folder, about, own, options.resume, options.save_every, hold)
@@ -190,9 +193,18 @@ def _watch(stream: Any, sources: list[Source], template: About, settings: dict, 
         close()
         signal.signal(signal.SIGINT, signal.default_int_handler)  # at the second Ctrl-C nothing is waited for
 
-    def write(run: Any) -> None:
+    def write(run: Any, error: Exception | None) -> None:
         nonlocal failed
-        failed |= _tried(run.about.name, lambda: _finish(run))
+
+        def work() -> None:
+            if error is None:
+                _finish(run)
+            else:
+                if not run.has_results:
+                    run.discard()
+                raise error
+
+        failed |= _tried(run.about.name, work)
 
     earlier = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
     timer = threading.Timer(options.hours * 3600, close) if options.hours else None
@@ -215,17 +227,23 @@ def _watch(stream: Any, sources: list[Source], template: About, settings: dict, 
 def _camera_run(stream: Any, source: Source, template: About, settings: dict, options: argparse.Namespace) -> Any:
     """Returns the run of a camera: a new one, or the last one in its folder to go on with."""
     from videoswin_keras.streaming.run import Run
-    from videoswin_keras.streaming.watch import latest_period, period_folder
+    from videoswin_keras.streaming.watch import period_folder, periods
 
     assert source.address is not None
     zone, folder = clocks.read_zone(options.zone), Path(options.out) / source.name
     camera = Camera(source.address, options.fps)
-    if options.roll:
-        latest = latest_period(folder) if options.resume else None
-        folder = latest or period_folder(folder, datetime.fromtimestamp(camera.clock(), zone))
-    own = {**settings, "source": source.described, "camera": identity(source.address), "roll": options.roll}
+    own = {**settings, "hold": options.hold, "camera": identity(source.address), "roll": options.roll}
     about = replace(template, name=source.name, source=source.described)
-    run = Run(stream, camera, folder, about, own, options.resume, options.save_every, options.hold, zone)
+    arguments = about, own, options.resume, options.save_every, options.hold, zone
+    if options.roll:
+        *earlier, folder = (options.resume and periods(folder)) or [
+            period_folder(folder, datetime.fromtimestamp(camera.clock(), zone))
+        ]
+        for path in earlier:  # one whose report was not written when this was killed
+            kept = read_settings(path)
+            if kept is not None and not kept["is_finished"]:
+                _finish(Run(stream, camera, path, *arguments))
+    run = Run(stream, camera, folder, *arguments)
     if run.position:
         print(f"{source.described} goes on in {folder}, after {length_of_time(run.position)}.", file=sys.stderr)
     return run
@@ -235,8 +253,7 @@ def _print_live(run: Any, result: Any, prefix: str) -> None:
     camera = run.source
     sure = "" if result.smoothed is None else f"{max(result.smoothed):5.0%}"
     state = f"{camera.clock() - run.state.sampler.position:.1f} s behind"
-    for count, what in ((camera.dropped, "frames dropped"), (run.left_out, "clips left out")):
-        state += f", {count} {what}" if count else ""
+    state += f", {lost}" if (lost := camera.lost()) else ""
     label = printable(run.about.label(result.smoothed_label))
     print(f"{prefix}{run.about.clock(result.end)}  {label} {sure}  ({state})", flush=True)
 

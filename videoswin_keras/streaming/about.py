@@ -9,6 +9,7 @@ from datetime import datetime
 from videoswin_keras.streaming.clocks import add_seconds
 
 UNSCORED = "unscored"
+LEFT_OUT, CUT_OFF, OVERLAP, DAMAGED = "left out", "cut off", "overlap", "damaged"  # kinds of problems
 # Said in the header of every file of results.
 MEANING = (
     "Each result stands for the seconds from its start to its end, counted from the first frame of the recording; the "
@@ -41,11 +42,13 @@ class Problem:
 
     Attributes:
         file: Its name.
+        kind: LEFT_OUT, CUT_OFF, OVERLAP or DAMAGED.
         what: A sentence that goes on after the name: "is left out: …".
         at: Float. Seconds of the recording at which it shows.
     """
 
     file: str
+    kind: str
     what: str
     at: float
 
@@ -108,6 +111,11 @@ class About:
             return f"{moment:%H:%M:%S}"
         minutes, second = divmod(int(seconds), 60)
         return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
+
+    def when(self, seconds: float) -> str:
+        """Returns date, time and offset that many seconds after the start, or the time elapsed."""
+        moment = self.moment(seconds)
+        return self.clock(seconds) if moment is None else moment.isoformat(" ", "seconds")
 
     def file_at(self, seconds: float) -> FileSpan | None:
         """Returns the file that shows a time of the recording: of an overlap the first. None where none does."""

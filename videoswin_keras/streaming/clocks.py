@@ -12,10 +12,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 # Date and time as recorders put them into names: 20261120_213000, 2026-11-20T21.30.00Z, 20261120213000123, and without
 # seconds only where hours and minutes are apart (2026-11-20_21-30), because 20261120_0012 may be the twelfth file.
 _IN_A_NAME = re.compile(
-    r"(?<!\d)(?P<year>(?:19|20)\d\d)(?P<dash>[-_.]?)(?P<month>\d\d)(?P=dash)(?P<day>\d\d)[T _.-]{0,3}"
-    r"(?P<hour>\d\d)(?:[-_.:h]?(?P<minute>\d\d)[-_.:m]?(?P<second>\d\d)|[-_.:h](?P<minute_alone>\d\d))"
-    r"(?:[._]?\d{3})?(?P<zone>Z)?(?!\d)"
+    r"(?<!\d)(?P<year>20\d\d)(?P<dash>[-_.]?)(?P<month>\d\d)(?P=dash)(?P<day>\d\d)(?P<between>[T _.-]{0,3})"
+    r"(?P<hour>\d\d)(?:[-_.:h]?(?P<minute>\d\d)[-_.:m]?(?P<second>\d\d)(?:[._]?\d{3})?"
+    r"|(?P<colon>[-_.:h])(?P<minute_alone>\d\d)(?![A-Za-z]))"
+    r"(?P<zone>Z(?![A-Za-z\d])|[+-]\d\d:?\d\d)?(?!\d)"
 )
+_FIRST_YEAR = 2005  # what recorders write before it is a clock that was not set
 LISTED = "the table of starts"  # as a source
 # The directives of --name-format, as regular expressions; "%s" is seconds since 1970, which strptime lacks.
 _DIRECTIVES = {
@@ -168,13 +170,18 @@ def in_name(name: str, zone: tzinfo, name_format: str | None = None) -> datetime
         return _formatted(name, zone, name_format)
     for match in _IN_A_NAME.finditer(name):
         parts = match.groupdict()
+        is_without_seconds = parts["minute"] is None
+        if int(parts["year"]) < _FIRST_YEAR or (is_without_seconds and not parts["dash"]):
+            continue
         date = "-".join(parts[key] for key in ("year", "month", "day"))
-        minute = parts["minute"] or parts["minute_alone"]
+        minute = parts["minute_alone"] if is_without_seconds else parts["minute"]
+        # What looks like an offset may be a number, but for names in the form of ISO 8601.
+        offset = parts["zone"] if parts["zone"] == "Z" or "T" in parts["between"] else None
         try:
-            moment = datetime.fromisoformat(f"{date} {parts['hour']}:{minute}:{parts['second'] or '00'}")
+            moment = datetime.fromisoformat(f"{date} {parts['hour']}:{minute}:{parts['second'] or '00'}{offset or ''}")
         except ValueError:
             continue
-        return moment.replace(tzinfo=UTC).astimezone(zone) if parts["zone"] else moment.replace(tzinfo=zone)
+        return moment.astimezone(zone) if offset else moment.replace(tzinfo=zone)
     return None
 
 
@@ -184,7 +191,7 @@ def check_name_format(name_format: str) -> None:
     if unknown := [letter for letter in letters if letter not in _DIRECTIVES]:
         raise ValueError(f"--name-format has %{unknown[0]}, which is none of %{' %'.join(_DIRECTIVES)}.")
     is_date = {"m", "d"} <= {*letters} or {"b", "d"} <= {*letters} or {"B", "d"} <= {*letters} or "j" in letters
-    is_whole = {"y", "Y"} & {*letters} and is_date and {"H", "I"} & {*letters}
+    is_whole = {"y", "Y"} & {*letters} and is_date and ("H" in letters or {"I", "p"} <= {*letters})
     if not (is_whole or "s" in letters):
         raise ValueError(
             f'--name-format must give the date and the hour, as "%Y%m%d_%H%M%S". Received: {name_format!r}.'
@@ -194,10 +201,11 @@ def check_name_format(name_format: str) -> None:
 def _formatted(name: str, zone: tzinfo, name_format: str) -> datetime | None:
     check_name_format(name_format)
     tokens = re.findall(r"%.|[^%]+", name_format)
-    pattern = "".join(_DIRECTIVES[token[1]] if token[0] == "%" else re.escape(token) for token in tokens)
+    pattern = "".join(f"({_DIRECTIVES[token[1]]})" if token[0] == "%" else re.escape(token) for token in tokens)
+    directives = [token[1] for token in tokens if token[0] == "%"]
     for match in re.finditer(rf"(?<!\d){pattern}(?!\d)", name):
-        if name_format == "%s":
-            return datetime.fromtimestamp(int(match[0]), zone)
+        if "s" in directives:
+            return datetime.fromtimestamp(int(match[1 + directives.index("s")]), zone)
         try:
             moment = datetime.strptime(match[0], name_format)
         except ValueError:
@@ -249,8 +257,7 @@ def find_starts(
         return [None if moment is None else Start(moment, LISTED) for moment in known]
     named = _unfolded([in_name(path.name, zone, name_format) for path in paths])
     if any(named):
-        sources = ("its name", "its name, after the clocks were put back")
-        return [None if moment is None else Start(moment, sources[moment.fold]) for moment in named]
+        return [None if moment is None else Start(moment, _source_of_name(moment)) for moment in named]
     if name_format is not None:
         raise ValueError(f"No file's name has {name_format!r}: {paths[0].name}, … Is --name-format right?")
     moments = [created(path) for path in paths]
@@ -258,6 +265,13 @@ def find_starts(
     if any(seconds_after(one, following) <= 0 for one, following in itertools.pairwise(seen)):
         return [None] * len(paths)
     return [None if moment is None else Start(moment.astimezone(zone), "its container") for moment in moments]
+
+
+def _source_of_name(moment: datetime) -> str:
+    if moment.fold:
+        return "its name, after the clocks were put back"
+    is_twice = moment.replace(fold=1).utcoffset() != moment.utcoffset()
+    return "its name, which that night comes twice: taken for the first" if is_twice else "its name"
 
 
 def _unfolded(moments: list[datetime | None]) -> list[datetime | None]:

@@ -58,7 +58,6 @@ class Sampler:
         self.position: float | None = None
         self.prepare = prepare
         self.step_ahead = STEP_AHEAD
-        self._expects_gap = False
         self._shift = 0.0  # from the source's clock to this
         self._frame: Any = None
         self._is_prepared = False
@@ -73,8 +72,7 @@ class Sampler:
         if self.origin is None or self.time is None:
             self.origin = time
         else:
-            ahead = math.inf if self._expects_gap else self.step_ahead
-            if not -STEP_BACK <= time - self.time <= ahead:
+            if not -STEP_BACK <= time - self.time <= self.step_ahead:
                 _log.warning("a clock was set: %.1f s after the frame before; taken as the next", time - self.time)
                 self._shift += self.time + 1 / self.fps - time
                 time = self.time + 1 / self.fps
@@ -82,11 +80,6 @@ class Sampler:
                 return
             yield from self._until(time - TOLERANCE)
         self.time, self.position, self._frame, self._is_prepared = time, position, frame, False
-        self._expects_gap = False
-
-    def expect_gap(self) -> None:
-        """Takes the next frame at its time however much later it is: the source was away, and no clock was set."""
-        self._expects_gap = True
 
     def finish(self) -> Iterator[Any]:
         """Yields what the moments left show; the last is that of the last frame or just before it."""

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -13,14 +14,14 @@ from typing import Any, Self
 import numpy as np
 
 from videoswin_keras.atomic import PREFIX, full_disk_explained, replacing
-from videoswin_keras.streaming.about import FileSpan, Problem
+from videoswin_keras.streaming.about import OVERLAP, FileSpan, Problem
 from videoswin_keras.streaming.timeline import Result
 
 SETTINGS = "settings.json"
 _RESULTS, _STATE, _LOCK = ".journal.jsonl", ".state.npz", ".lock"
 # What settings.json says beside the settings, which may change while a recording is read: where it stands, what the
 # records are chained to, the files as they were last seen, and what was found out about them.
-_CHANGING = ("is_finished", "chain", "files", "outcome")
+_CHANGING = ("is_finished", "chain", "files", "source", "longest_hold", "outcome", "checksum")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Journal:
     def __init__(self, folder: Path, kept: dict[str, Any], state: dict[str, np.ndarray] | None, checksum: str):
         self.folder, self.kept, self.state = folder, kept, state
         self._checksum = checksum  # of the last record
+        self._held: int | None = None  # the descriptor of the lock
 
     @classmethod
     def open(cls, folder: str | Path, settings: dict[str, Any], resume: bool) -> Self:
@@ -81,14 +83,18 @@ class Journal:
             raise FileExistsError(f"{folder} holds other files: {', '.join(sorted(others)[:3])}. Take another folder.")
         if kept is not None:
             _compare(kept, settings, folder / SETTINGS)
-        _lock(folder)
+        held = _lock(folder)
         for leftover in folder.glob(f"{PREFIX}*"):
             leftover.unlink()
         if kept is None:
-            return cls._begin(folder, settings)
+            journal = cls._begin(folder, settings)
+            journal._held = held
+            return journal
         if not (folder / _RESULTS).exists():
             raise _damaged(folder, f"its journal {_RESULTS} is missing")
         state, length, checksum = None, 0, kept["chain"]
+        if not (folder / _STATE).exists() and (folder / _RESULTS).stat().st_size:
+            raise _damaged(folder, f"its state {_STATE} is missing")
         if (folder / _STATE).exists():
             state = _read_state(folder / _STATE)
             length, checksum = int(state.pop("journal_bytes")), str(state.pop("checksum"))
@@ -97,6 +103,7 @@ class Journal:
                 raise _damaged(folder, "its journal is shorter than its state says")
             file.truncate(length)
         journal = cls(folder, kept, state, checksum)
+        journal._held = held
         checksums = [kept["chain"], *(checksum for checksum, _ in journal._lines())]
         if checksums[-1] != checksum:
             raise _damaged(folder, "its journal and its state are not of one recording")
@@ -150,8 +157,8 @@ class Journal:
         """Returns what was found out about the files."""
         events: list[FileSpan | Problem] = []
         for record in self.records():
-            if isinstance(record, Reopened):
-                events = [event for event in events if event.file != record.file]
+            if isinstance(record, Reopened):  # where it begins, it begins still
+                events = [e for e in events if e.file != record.file or _is_of_its_beginning(e)]
             elif not isinstance(record, Result):
                 events.append(record)
         return events
@@ -166,29 +173,37 @@ class Journal:
             outcome: What settings.json is to say about how it went.
         """
         write()
-        self.kept |= {"is_finished": True, "outcome": outcome}
+        written = sorted(path.name for path in self.folder.glob("[!.]*") if path.name != SETTINGS)
+        self.kept |= {"is_finished": True, "outcome": {**outcome, "written": written}}
         self._write_settings()
-        (self.folder / _LOCK).unlink(missing_ok=True)
+        self._release()
 
-    def reopen(self, files: list[Any], grown: Iterable[str]) -> None:
+    def reopen(self, changed: dict[str, Any], grown: Iterable[str]) -> None:
         """Takes a recording up again that may have been finished.
 
         Args:
-            files: What tells its files from others now.
-            grown: Names of those that have grown.
+            changed: What settings.json is to say now of what may change.
+            grown: Names of the files that have grown.
         """
         self.append(map(Reopened, grown))
         if self.state is not None:
             self.save(self.state)
-        self.kept |= {"is_finished": False, "files": files}
+        self.kept |= {"is_finished": False, **changed}
         self._write_settings()
 
     def discard(self) -> None:
         """Leaves nothing of the journal, nor of its folder where nothing else is in it."""
-        for name in (SETTINGS, _RESULTS, _STATE, _LOCK):
+        for name in (SETTINGS, _RESULTS, _STATE):
             (self.folder / name).unlink(missing_ok=True)
+        self._release()
         with contextlib.suppress(OSError):  # it holds other files
             self.folder.rmdir()
+
+    def _release(self) -> None:
+        (self.folder / _LOCK).unlink(missing_ok=True)
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
     def _lines(self) -> Iterator[tuple[str, bytes]]:
         """Yields checksum and content of each line, after comparing them."""
@@ -202,8 +217,13 @@ class Journal:
                 yield checksum, line
 
     def _write_settings(self) -> None:
+        self.kept["checksum"] = _checksum_of_settings(self.kept)
         with replacing(self.folder / SETTINGS) as temporary:
             temporary.write_text(json.dumps(self.kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _is_of_its_beginning(event: FileSpan | Problem) -> bool:
+    return event.kind == OVERLAP if isinstance(event, Problem) else math.isinf(event.end)
 
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (FileSpan, Problem, Reopened)}
@@ -217,13 +237,13 @@ def _chained(before: str, line: bytes) -> str:
 def _encoded(record: Record) -> bytes:
     if isinstance(record, Result):
         return json.dumps((record.start, record.end, record.probabilities)).encode()
-    return json.dumps({"kind": type(record).__name__, **asdict(record)}).encode()
+    return json.dumps({"record": type(record).__name__, **asdict(record)}).encode()
 
 
 def _decoded(line: bytes) -> Record:
     content = json.loads(line)
     if isinstance(content, dict):
-        return _KINDS[content.pop("kind")](**content)
+        return _KINDS[content.pop("record")](**content)
     start, end, probabilities = content
     return Result(float(start), float(end), probabilities and tuple(map(float, probabilities)))
 
@@ -235,6 +255,11 @@ def _checksum_of(arrays: dict[str, np.ndarray]) -> str:
         checksum.update(f"{name} {array.dtype} {array.shape} ".encode())
         checksum.update(array.tobytes())
     return checksum.hexdigest()[:_DIGITS]
+
+
+def _checksum_of_settings(kept: dict[str, Any]) -> str:
+    others = {name: value for name, value in kept.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:_DIGITS]
 
 
 def _damaged(folder: Path, how: str) -> ValueError:
@@ -260,15 +285,15 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
         kept = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise _damaged(folder, f"{SETTINGS} cannot be read ({error})") from error
-    if not isinstance(kept, dict) or not isinstance(kept.get("chain"), str) or "is_finished" not in kept:
-        raise _damaged(folder, f"{SETTINGS} lacks what this version writes")
+    if not isinstance(kept, dict) or kept.get("checksum") != _checksum_of_settings(kept):
+        raise _damaged(folder, f"{SETTINGS} has been changed, or is of another version")
     return kept
 
 
-def _lock(folder: Path) -> None:
-    """Holds the folder until this process ends, however it does. (Windows: only on trust.)"""
+def _lock(folder: Path) -> int | None:
+    """Holds the folder until what is returned is closed, or this process ends. (Windows: only on trust.)"""
     if sys.platform == "win32":
-        return
+        return None
     import fcntl
 
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
@@ -277,6 +302,7 @@ def _lock(folder: Path) -> None:
     except OSError as error:
         os.close(descriptor)
         raise BlockingIOError(f"{folder} is in use: another process writes its results there.") from error
+    return descriptor
 
 
 def _compare(kept: dict[str, Any], settings: dict[str, Any], path: Path) -> None:

@@ -10,19 +10,27 @@ from pathlib import Path
 
 import numpy as np
 
-from videoswin_keras.streaming.about import FileSpan, Problem, length_of_time
+from videoswin_keras.streaming.about import (
+    CUT_OFF,
+    DAMAGED,
+    LEFT_OUT,
+    OVERLAP,
+    FileSpan,
+    Problem,
+    length_of_time,
+)
 from videoswin_keras.streaming.clocks import Start, add_seconds, seconds_after
 from videoswin_keras.text import printable
 from videoswin_keras.video.decode import VideoError, iter_lazy_frames, read_header
-from videoswin_keras.video.reading import DAMAGED
+from videoswin_keras.video.reading import UNDECODABLE
 
 _log = logging.getLogger(__name__)
 
 # Names give the second in which a file begins, and files of recorders end a little before or after the next begins.
 _OVERLAP = 2.0
+_LONGEST_GAP = 32 * 86_400.0  # seconds; what is longer is a clock that was not set
 _LATE_FRAME = 1.0  # seconds after a file's start; less is how containers order frames
 _AFTER_THE_FILE_BEFORE = "the end of the file before"
-_LEFT_OUT = "is left out"
 
 
 class Recording:
@@ -43,7 +51,7 @@ class Recording:
         started: When the recording began; None if no file's start is known, or none of those has been reached.
         events: What has become known while frames were read, in order: a `FileSpan` for each file that was reached and
             another when it was read to its end, and a `Problem` for each that could not be read, broke off, or
-            overlaps. May be given what another recording of the same files has found, to go on from there.
+            overlaps.
 
     Raises:
         ValueError: if there is no file, or a file begins before the one before it.
@@ -79,6 +87,11 @@ class Recording:
                     f"{other} begins at {later}, before {one}, which comes first and begins at {earlier}. Give the "
                     f"files in the order of time, or a table of their starts."
                 )
+            if seconds_after(earlier, later) > _LONGEST_GAP:
+                raise ValueError(
+                    f"{other} begins at {later}, weeks after {one}, which begins at {earlier}. If a clock was wrong, "
+                    f"give a table of starts; else take them as two recordings."
+                )
 
     @property
     def spans(self) -> list[FileSpan]:
@@ -96,26 +109,27 @@ class Recording:
         Raises:
             FileNotFoundError, VideoError: if there is only one file and it cannot be read, or none of them can.
         """
-        read_before = {span.file: span for span in self.spans}
-        lost_before = {problem.file for problem in self.problems if problem.what.startswith(_LEFT_OUT)}
+        lost_before = {problem.file for problem in self.problems if problem.kind == LEFT_OUT}
         end, shown = 0.0, -math.inf if after is None else after
         for number, name in enumerate(self.names):
             if name in lost_before:
                 continue
-            span = read_before.get(name)
-            if span is not None:
-                self._set_started(number, span.start)
+            span = self._span(name)
             if span is None or shown < span.end:
                 begin = self._begin(number, end) if span is None else span.start
                 try:
-                    for time, picture in self._file(number, begin, shown, after):
+                    for time, picture in self._file(number, begin, shown, is_new=span is None):
                         shown = time
                         yield time, picture
                 except (OSError, VideoError) as error:
                     self._leave_out(number, error, begin)
                     continue
-                after = None
-            end = next(span.until for span in self.spans if span.file == name)
+                span = self._span(name)
+            assert span is not None
+            end = shown if math.isinf(span.until) else span.until
+
+    def _span(self, name: str) -> FileSpan | None:
+        return next((span for span in self.spans if span.file == name), None)
 
     def _begin(self, number: int, end: float) -> float:
         """Returns where a file begins in the recording, of which what was before it ends at `end`."""
@@ -127,7 +141,7 @@ class Recording:
             self.started = add_seconds(start.moment, -begin)
 
     def _file(
-        self, number: int, begin: float, shown: float, after: float | None
+        self, number: int, begin: float, shown: float, is_new: bool
     ) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
         """Yields the frames of a file that are later than `shown`; says where it ends, and what is wrong with it.
 
@@ -135,7 +149,7 @@ class Recording:
             number: Of the file.
             begin: Seconds of the recording at which it begins.
             shown: Seconds of the recording up to which there are frames already.
-            after: The same, where that may be amid this file; else None.
+            is_new: Whether it is reached for the first time.
         """
         path, name, start = self.paths[number], self.names[number], self.starts[number]
         header = read_header(path, self._input_rate)
@@ -146,11 +160,9 @@ class Recording:
                 begin -= first - header.start
             first = header.start
         self._set_started(number, begin)
-        if after is None and begin < shown - _OVERLAP:
+        if is_new and begin < shown - _OVERLAP:
             length = length_of_time(shown - begin)
-            self._report(name, f"overlaps the file before by {length}, which are taken from that file", begin)
-        # A millisecond early: the frame at `after` itself is read again, and tells where the file ends.
-        wanted = None if after is None or after < begin else after - begin + first - 0.001
+            self._report(name, OVERLAP, f"overlaps the file before by {length}, which are taken from that file", begin)
         source = _AFTER_THE_FILE_BEFORE if start is None else start.source
         if header.is_rate_guessed:
             source += "; its rate is a guess"
@@ -159,19 +171,24 @@ class Recording:
 
         def tell(what: str) -> None:
             # Where frames do not decode shows sooner or later, by how many threads decode: it is said once for a file.
-            self._report(name, what, begin if what == DAMAGED else end)
+            self._report(name, DAMAGED, what, begin if what == UNDECODABLE else end)
 
+        # A millisecond early: the frame at `shown` itself is read again, and tells where the file ends.
+        wanted = None if is_new or shown < begin else shown - begin + first - 0.001
+        is_read = False
         for seconds, duration, picture in iter_lazy_frames(path, wanted, self._input_rate, tell):
-            time = begin + (seconds - first)
+            time, is_read = begin + (seconds - first), True
             end = time + duration
             if time > shown:
                 yield time, picture
+        if not is_read:  # all of it had been read before
+            return
         until = end
         if header.end is not None:
             stated = begin + (header.end - first)
             if end < stated - max(2.0, 0.02 * (header.end - first)):
                 lengths = f"its frames end at {end - begin:.1f} s, and it says {stated - begin:.1f} s"
-                self._report(name, f"breaks off: {lengths}", end)
+                self._report(name, CUT_OFF, f"breaks off: {lengths}", end)
             until = max(end, stated)
         self._add(FileSpan(name, begin, end, until, source))
 
@@ -179,7 +196,7 @@ class Recording:
         """Goes on without a file, if there are others, and says so."""
         if len(self.paths) == 1:
             raise error
-        what = f"{_LEFT_OUT}: {error}"
+        what = f"is left out: {error}"
         if not self.spans:
             if len(self.problems) == len(self.paths) - 1:
                 raise VideoError(f"None of the {len(self.paths)} files can be read. {self.names[number]} {what}")
@@ -191,15 +208,23 @@ class Recording:
                 " How long it is is not known: all that follows is early by as much. A table of starts mends that "
                 "(--start starts.csv)."
             )
-        self._report(self.names[number], what, begin)
+        self._report(self.names[number], LEFT_OUT, what, begin)
 
-    def _report(self, name: str, what: str, at: float) -> None:
-        if self._add(Problem(name, what, at)):
+    def _report(self, name: str, kind: str, what: str, at: float) -> None:
+        if self._add(Problem(name, kind, what, at)):
             _log.warning("%s %s", name, what)
+
+    def recall(self, events: Sequence[FileSpan | Problem]) -> None:
+        """Takes up what another recording of the same files has found, to go on from there."""
+        self.events = list(events)
+        for span in self.spans:
+            self._set_started(self.names.index(span.file), span.start)
 
     def _add(self, event: FileSpan | Problem) -> bool:
         """Appends an event that is not known yet, and returns whether it was."""
-        is_new = event not in self.events
+        known = self._span(event.file) if isinstance(event, FileSpan) else None
+        is_open_again = known is not None and isinstance(event, FileSpan) and math.isinf(event.end)
+        is_new = event not in self.events and not is_open_again
         if is_new:
             self.events.append(event)
         return is_new

@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def write_html(path: Path, picture: bytes, timeline: Sequence[Bout], about: Abou
     counts = transitions(timeline, len(about.labels))
     from_to = [(about.labels[row], *(str(counts[row, column]) for column in seen)) for row in seen]
     files = [
-        (span.file, about.clock(span.start), length_of_time(span.end - span.start), span.source) for span in about.files
+        (span.file, about.when(span.start), length_of_time(span.end - span.start), span.source) for span in about.files
     ]
     about_rows = {"source": about.source, "results": about.meaning, **notes}
     sections = [
@@ -234,8 +235,8 @@ def _summary(timeline: Sequence[Bout], about: About, known: float) -> str:
 
 def _what_went_wrong(timeline: Sequence[Bout], about: About) -> list[str]:
     """Returns tables of what is wrong with the files and of what is not scored, or a sentence in their place."""
-    problems = [(about.clock(problem.at), problem.file, problem.what) for problem in about.problems]
-    gaps = [(about.clock(bout.start), length_of_time(bout.duration)) for bout in timeline if bout.label is None]
+    problems = [(about.when(problem.at), problem.file, problem.what) for problem in about.problems]
+    gaps = [(about.when(bout.start), length_of_time(bout.duration)) for bout in timeline if bout.label is None]
     if not problems and not gaps:
         return ["<p>Nothing: every file was read to its end, and every stretch is scored.</p>"]
     return [
@@ -264,7 +265,8 @@ def _escaped(text: str) -> str:
 def _label_time(axes: Any, duration: float, about: About) -> None:
     """Puts ticks at round times of day, or of the recording, at most about ten of them."""
     steps = [1, 2, 5, 10, 30, *(60 * minutes for minutes in (1, 2, 5, 10, 20, 30, 60, 120, 240, 360, 720, 1440))]
-    step = next((step for step in steps if duration / step <= 12), 1440 * 60)
+    days = 86_400 * math.ceil(duration / (12 * 86_400))
+    step = next((step for step in steps if duration / step <= 12), days)
     offset = 0.0
     if about.started is not None:
         midnight = about.started.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from videoswin_keras.atomic import full_disk_explained
 from videoswin_keras.streaming import report, writers
-from videoswin_keras.streaming.about import About
+from videoswin_keras.streaming.about import DAMAGED, About, Problem
 from videoswin_keras.streaming.annotation import annotate
 from videoswin_keras.streaming.camera import Camera
 from videoswin_keras.streaming.clocks import LocalZone, next_roll
@@ -68,40 +68,42 @@ class Run:
         self.folder, self.save_every = Path(folder), save_every
         self.longest_hold = longest_hold or stream.longest_hold
         self.zone = zone or LocalZone()
-        self.left_out = 0  # clips of a camera
-        files = fingerprints(source.paths, source.names) if isinstance(source, Recording) else []
         self._own_settings = settings
-        self.settings = {**settings, "longest_hold": self.longest_hold, "files": files}
         kept = read_settings(self.folder) if resume else None
-        grown: list[str] = []
-        if kept is not None and isinstance(source, Recording):
-            try:
-                grown = grown_files(kept["files"], source.paths, source.names)
-            except ValueError as error:
-                raise ValueError(f"{self.folder} is of another recording. {error} Choose another --out.") from error
+        files, grown = [], []
+        if isinstance(source, Recording):
+            files = fingerprints(source)
+            if kept is not None:
+                try:
+                    grown = grown_files(kept["files"], source)
+                except ValueError as error:
+                    raise ValueError(f"{self.folder} is of another recording. {error} Choose another --out.") from error
+                self.longest_hold = kept["longest_hold"]  # the files that came since may have another
+        self.settings = {**settings, "source": about.source, "longest_hold": self.longest_hold, "files": files}
         self._journal = Journal.open(self.folder, self.settings, resume)
-        if grown or (kept is not None and isinstance(source, Camera)):
-            self._journal.reopen(files, grown)
         self._restore(state)
+        if grown or (kept is not None and isinstance(source, Camera)):
+            self._journal.reopen({"files": files, "source": about.source}, grown)
         self._num_events = 0
         if isinstance(source, Camera):
             source.prepare, self.state.sampler.prepare = stream.prepare, None  # small pictures wait, not large ones
-            self.state.sampler.expect_gap()  # a camera that was stopped may be back after days
+            self.state.sampler.step_ahead = math.inf  # it may be away for days
         else:
-            source.events = self._journal.events()
+            source.recall(self._journal.events())
             self._num_events = len(source.events)
             if len(source.paths) > 1:
                 self.state.sampler.step_ahead = math.inf  # days may pass between two files
         self._smoother = Smoother(stream.smooth, stream.centred)
         self._file: IO[str] | None = None
         self._table: Any = None
+        self.has_results = self._journal.state is not None and self.position > 0
         self._saved = -math.inf  # the first results at once: what an early stop leaves can be gone on with
 
     def _restore(self, state: StreamState | None) -> None:
         arrays = self._journal.state
         self._offset = 0.0  # seconds of the stream at which the results of this folder begin
         if arrays is not None:
-            self._offset = float(arrays.pop("offset"))
+            self._offset = float(arrays["offset"])
             self.state = self.stream.restore(arrays, self.longest_hold)
         elif state is not None:
             self._offset, self.state = state.done / self.stream.fps, state
@@ -112,7 +114,8 @@ class Run:
     @property
     def is_finished(self) -> bool:
         """Whether the final files are there."""
-        return self._journal.is_finished
+        written = self.outcome.get("written", [])
+        return self._journal.is_finished and all((self.folder / name).exists() for name in written)
 
     @property
     def outcome(self) -> dict[str, Any]:
@@ -135,11 +138,13 @@ class Run:
         self.begin()
         try:
             for batch in self._batches():
-                yield from self.take(batch)
-            yield from self.end()
-        except GeneratorExit:
-            self._save()
-            raise
+                results = self.take(batch)
+                try:
+                    yield from results
+                except GeneratorExit:
+                    self._save()
+                    raise
+            yield from self.end()  # whose results are computed again if it is closed here
         except (VideoError, OSError):
             if self.state.sampler.time is None:
                 self.discard()
@@ -150,7 +155,13 @@ class Run:
     def _batches(self) -> Iterator[list[Result]]:
         if isinstance(self.source, Recording):
             return self.stream.batches(self.source.frames(self.state.sampler.position), self.state)
-        return (batch for _, batch in self.stream.together([self.feed()]) if batch is not None)
+        return self._batches_of_camera()
+
+    def _batches_of_camera(self) -> Iterator[list[Result]]:
+        for _, batch in self.stream.together([self.feed()]):
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch or []
 
     def feed(self) -> Feed:
         """Returns a camera's stream, for `VideoStream.together`."""
@@ -160,7 +171,7 @@ class Run:
         def is_late() -> bool:
             """Whether more than half of the camera's queue is waiting; then a clip is left out."""
             is_late = camera.waiting > camera.queue_size // 2
-            self.left_out += is_late
+            camera.left_out += is_late
             return is_late
 
         return Feed(camera.frames(), self.state, is_late)
@@ -168,6 +179,8 @@ class Run:
     def begin(self) -> None:
         """Opens results_so_far.csv, with the results of before the stop."""
         self._fill_in()
+        if self._journal.state is None:
+            self._save()  # so that records without a state are known to be damaged
         self._file = (self.folder / SO_FAR).open("w", encoding="utf-8", newline="")
         self._table = writers.begin_csv(self._file, self.about)
         for result in self._journal.results():
@@ -197,7 +210,7 @@ class Run:
         return self._write(smoothed + self._smoother.finish())
 
     def close(self) -> None:
-        """Closes results_so_far.csv."""
+        """Closes what is open."""
         if self._file is not None:
             self._file.close()
 
@@ -219,11 +232,9 @@ class Run:
         self._save()
         self.close()
         arguments = self.stream, self.source, folder, replace(self.about, started=None), self._own_settings
-        following = Run(
+        return Run(
             *arguments, save_every=self.save_every, longest_hold=self.longest_hold, zone=self.zone, state=self.state
         )
-        following.left_out = self.left_out
-        return following
 
     def discard(self) -> None:
         """Leaves nothing in the folder."""
@@ -254,6 +265,7 @@ class Run:
             self._num_events += len(events)
             self._journal.append(events)
         self._journal.append(batch)
+        self.has_results |= bool(batch)
         self._fill_in()
 
     def _fill_in(self) -> None:
@@ -282,6 +294,11 @@ class Run:
             return smooth(self._journal.results(), self.stream.smooth, self.stream.centred)
 
         timeline = bouts((result.start, result.end, result.smoothed_label) for result in results())
+        if not timeline:
+            raise VideoError(f"There are no results in {self.folder}.")
+        if isinstance(self.source, Camera) and (lost := self.source.lost()):
+            problem = Problem(self.about.source, DAMAGED, f"{lost}, since it was started", timeline[-1].end)
+            self.about = replace(self.about, problems=(problem,))
 
         def write() -> None:
             folder, about = self.folder, self.about
@@ -304,6 +321,7 @@ class Run:
                 pictures = annotate(self.source.frames(), results(), about, sampler, share)
                 bar = tqdm(pictures, unit="frame", leave=False, disable=None if progress else True)
                 write_video(folder / "annotated.mp4", bar, about.fps)
+            (folder / SO_FAR).unlink(missing_ok=True)
 
         outcome = {
             "started": self.about.iso(0.0) or None,
@@ -313,5 +331,4 @@ class Run:
             "problems": [asdict(problem) for problem in self.about.problems],
         }
         self._journal.finish(write, outcome)
-        (self.folder / SO_FAR).unlink(missing_ok=True)
         return timeline

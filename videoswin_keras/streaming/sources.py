@@ -50,6 +50,10 @@ class Clocks:
     start: datetime | None = None
     listed: dict[str, datetime] | None = None
 
+    def unmoved(self, paths: Sequence[Path]) -> list[Start | None]:
+        """Returns the same without `start`."""
+        return find_starts(paths, _created, self.zone, self.name_format, self.listed)
+
     def of(self, paths: Sequence[Path]) -> tuple[Start | None, ...]:
         """Returns when the files of one recording begin, in their order; None where nothing says so.
 
@@ -57,7 +61,7 @@ class Clocks:
             ValueError: if nothing that was asked for is found, or `start` belongs to a file without a place among the
                 clocks of the others.
         """
-        starts = find_starts(paths, _created, self.zone, self.name_format, self.listed)
+        starts = self.unmoved(paths)
         if self.start is None:
             return tuple(starts)
         first, *others = starts
@@ -96,10 +100,9 @@ def one_recording(name: str, paths: Sequence[Path], clocks: Clocks, is_in_order:
         clocks: Where their starts are known from. Files that are listed and not there are added, to be missed aloud.
         is_in_order: Whether a person put them in order; else their clocks do, where all are known.
     """
-    paths, starts = list(paths), list(clocks.of(paths))
-    if not is_in_order:
-        paths, starts = _by_time(paths, starts, clocks)
-    for path, start in _listed_and_missing(paths, clocks):
+    paths = list(paths) if is_in_order else _by_time(paths, clocks)
+    starts = list(clocks.of(paths))
+    for path, start in _listed_and_missing(paths, starts, clocks):
         later = [other is not None and seconds_after(start.moment, other.moment) > 0 for other in starts]
         place = later.index(True) if any(later) else len(paths)
         paths.insert(place, path)
@@ -108,20 +111,27 @@ def one_recording(name: str, paths: Sequence[Path], clocks: Clocks, is_in_order:
     return Source(printable(name), printable(paths[0].name) + more, tuple(paths), tuple(starts))
 
 
-def _by_time(paths: list[Path], starts: list[Start | None], clocks: Clocks) -> tuple[list[Path], list[Start | None]]:
-    """Returns files in the order of their starts, if all are known.
+def _by_time(paths: Sequence[Path], clocks: Clocks) -> list[Path]:
+    """Returns files in the order of their starts, if all are known; else as they are.
 
     In the hour that comes twice when clocks are put back, names do not tell which of two files was first. Where they
     fit the order in which the files were written, that does.
     """
-    if not all(starts):
-        return paths, starts
+    moments = _all_moments(paths, clocks)
+    if moments is None:  # of containers in the wrong order nothing is known
+        created = sorted(paths, key=lambda path: (moment := _created(path)) is None or moment.timestamp())
+        return list(paths) if _all_moments(created, clocks) is None else created
     written = sorted(paths, key=lambda path: path.stat().st_mtime_ns)
-    moments = [start.moment.timestamp() for start in clocks.of(written) if start is not None]
-    if all(one < following for one, following in itertools.pairwise(moments)):
-        return written, list(clocks.of(written))
-    order = sorted(range(len(paths)), key=lambda number: starts[number].moment.timestamp())  # type: ignore[union-attr]
-    return [paths[number] for number in order], [starts[number] for number in order]
+    of_written = _all_moments(written, clocks)
+    if of_written is not None and all(one < following for one, following in itertools.pairwise(of_written)):
+        return written
+    return [paths[number] for number in sorted(range(len(paths)), key=moments.__getitem__)]
+
+
+def _all_moments(paths: Sequence[Path], clocks: Clocks) -> list[float] | None:
+    """Returns when files begin that were taken in this order, in seconds; None if one is not known."""
+    moments = [start.moment.timestamp() for start in clocks.unmoved(paths) if start is not None]
+    return moments if len(moments) == len(paths) else None
 
 
 def single_recordings(paths: Sequence[Path], clocks: Clocks) -> Iterator[Source]:
@@ -144,11 +154,18 @@ def single_recordings(paths: Sequence[Path], clocks: Clocks) -> Iterator[Source]
         yield Source(printable(name), printable(path.name), (path,), clocks.of([path]))
 
 
-def _listed_and_missing(paths: Sequence[Path], clocks: Clocks) -> list[tuple[Path, Start]]:
+def _listed_and_missing(
+    paths: Sequence[Path], starts: Sequence[Start | None], clocks: Clocks
+) -> list[tuple[Path, Start]]:
+    """Returns files that are listed and not there, with a start between those of the first and the last that are."""
+    known = [start.moment.timestamp() for start in starts if start is not None]
     there = {name for path in paths for name in (path.name, str(path))}
     folder = Path(os.path.commonpath([path.absolute().parent for path in paths]))
-    listed = (clocks.listed or {}).items()
-    return [(folder / name, Start(moment, LISTED)) for name, moment in listed if name not in there]
+    return [
+        (folder / name, Start(moment, LISTED))
+        for name, moment in (clocks.listed or {}).items()
+        if name not in there and min(known) < moment.timestamp() < max(known) and not (folder / name).exists()
+    ]
 
 
 def _created(path: Path) -> datetime | None:

@@ -233,14 +233,15 @@ class VideoStream:
             scores = iter(self._score(clips, [state] * len(clips)))
             yield [Result(start, end, None if clip is None else next(scores)) for start, end, clip in batch]
 
-    def together(self, feeds: Sequence[Feed]) -> Iterator[tuple[int, list[Result] | None]]:
+    def together(self, feeds: Sequence[Feed]) -> Iterator[tuple[int, list[Result] | Exception | None]]:
         """Yields the results of several live streams as they come; advances the state of each as `batches` does.
 
         Clips that are complete at the same time are computed at once, in a batch of `batch_size`, of which there must
         be one for each stream. Each stream is read in a thread of its own, and none waits for another.
 
         Yields:
-            The number of a stream and its new results, not smoothed; or None when it has ended.
+            The number of a stream and its new results, not smoothed; or None when it has ended, or the error with
+            which it did.
 
         Raises:
             ValueError: if there are more streams than `batch_size`.
@@ -257,15 +258,15 @@ class VideoStream:
                 gc.collect()
             clips, states = [], []
             for number, read in ready.items():
-                if read is not None:
+                if isinstance(read, tuple):
                     take(number, read)
                     new = [clip for _, _, clip in read[0] if clip is not None]
                     clips += new
                     states += [feeds[number].state] * len(new)
             scores = iter(self._score(clips, states, is_together=True))
             for number, read in ready.items():
-                if read is None:
-                    yield number, None
+                if not isinstance(read, tuple):
+                    yield number, read
                     continue
                 yield number, [Result(a, b, None if clip is None else next(scores)) for a, b, clip in read[0]]
 

@@ -3,10 +3,12 @@
 What goes in: a path. What comes out: a `VideoHeader`.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from videoswin_keras import optional
 from videoswin_keras.video import container, reading
@@ -29,8 +31,8 @@ class VideoHeader:
         duration: Float. Seconds; None where the file does not say.
         end: Float. When the last frame ends, in seconds of the file's own time (as `iter_frames` gives it). None where
             the header does not say, or FFmpeg corrects it by what is there. A file that was cut off can be told from a
-            whole one by it in MP4, QuickTime, MXF and AVI (a whole AVI has None), and without sound in Matroska, WebM
-            and FLV, which say only how long all streams together last.
+            whole one by it in MP4, QuickTime, MXF, Matroska, WebM, FLV and AVI (a whole AVI has None). FLV and some
+            Matroska files say only how long the longest stream lasts, which may be sound.
         start: Float. When the first frame is shown, decodable or not, in seconds of the file's own time; None where the
             file has no times.
         rate: Fraction. Frames per second, on average.
@@ -104,14 +106,22 @@ def _end(path: str | Path, video: Video) -> float | None:
     if name == "avi":
         return float(stream.frames / video.rate) if stream.frames and _is_cut_riff(path) else None
     if name == "flv":  # it counts from 0, and for the longest stream
-        return source.duration / av.time_base if source.duration and len(source.streams) == 1 else None
+        return source.duration / av.time_base if source.duration else None
     if name not in _STATING_FORMATS:
         return None
     if stream.duration is not None:
         return float(((stream.start_time or 0) + stream.duration) * exact(stream.time_base))
-    if source.duration is not None and len(source.streams) == 1:
+    if (own := _tagged_duration(stream)) is not None:  # of Matroska
+        return own
+    if source.duration is not None:
         return ((source.start_time or 0) + source.duration) / av.time_base
     return None
+
+
+def _tagged_duration(stream: Any) -> float | None:
+    """Returns when a stream ends, which Matroska's writers put into a tag as "00:01:00.040000000"."""
+    match = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", stream.metadata.get("DURATION", ""))
+    return None if match is None else int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
 
 
 def _is_cut_riff(path: str | Path) -> bool:

@@ -19,7 +19,7 @@ with optional.needed("Reading videos", "av"):
 
 _log = logging.getLogger(__name__)
 
-DAMAGED = "has frames that are damaged, or cannot be decoded at all"
+UNDECODABLE = "has frames that are damaged, or cannot be decoded at all"
 _STEP_BACK = 1  # seconds by which times may go back; further in a file that was put together of several
 
 
@@ -56,11 +56,11 @@ def decoded(
             frames = packet.decode()
         except av.error.FFmpegError:
             if is_begun and on_damage is not None:
-                on_damage(DAMAGED)
+                on_damage(UNDECODABLE)
             continue
         for frame in frames:
             if is_begun and frame.is_corrupt and on_damage is not None:
-                on_damage(DAMAGED)
+                on_damage(UNDECODABLE)
             is_begun |= not frame.is_corrupt
             yield frame
     try:
