@@ -24,10 +24,10 @@ from tqdm import tqdm
 from videoswin_keras import RecurrentVideoSwin, VideoSwinT, from_checkpoint
 from videoswin_keras.atomic import replacing
 from videoswin_keras.data.synthetic import moving_shape
+from videoswin_keras.streaming.about import About
 from videoswin_keras.streaming.recording import Recording
 from videoswin_keras.streaming.run import Run
 from videoswin_keras.streaming.stream import VideoStream
-from videoswin_keras.streaming.writers import About
 from videoswin_keras.video.encode import write_video
 
 CASES: dict[str, dict[str, Any]] = {

@@ -9,6 +9,7 @@ PACKAGE = Path(videoswin_keras.__file__).parent
 # A module may import from its own place and from those before it.
 ORDER = (
     "atomic",
+    "text",
     "optional",
     "backend",
     "prefetch",

@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 
-from videoswin_keras.prefetch import prefetched
+from videoswin_keras.prefetch import at_once, prefetched
 
 
 def test_the_next_item_is_made_while_one_is_in_use():
@@ -59,3 +59,41 @@ def test_the_thread_ends_when_closed():
     assert set(threading.enumerate()) > before
     coming.close()
     assert set(threading.enumerate()) == before
+
+
+def test_at_once_gives_what_is_there_and_waits_for_nobody():
+    release = threading.Event()
+
+    def slow():
+        release.wait()
+        yield "slow"
+
+    def failing():
+        yield "first"
+        raise RuntimeError("broken")
+
+    seen = {0: [], 1: [], 2: []}
+    for ready in at_once([slow(), ["a", "b", "c"], failing()]):
+        for number, item in ready.items():
+            seen[number].append(item)
+        if len(seen[1]) == 4 and len(seen[2]) == 2:  # both have ended, and the slow one has given nothing yet
+            assert seen[0] == [] or release.is_set()
+            release.set()
+    assert seen[0] == ["slow", None]
+    assert seen[1] == ["a", "b", "c", None]
+    assert seen[2][0] == "first"
+    assert str(seen[2][1]) == "broken"
+
+
+def test_at_once_can_be_closed():
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(1)
+            yield 1
+
+    items = at_once([endless()])
+    next(items)
+    items.close()
+    assert len(taken) <= 3

@@ -99,6 +99,7 @@ class VideoPipeline:
             labels: Class names in index order. Default: those of the dataset a published checkpoint was trained on.
             protocol: Default: that of the published checkpoint, or Kinetics', for clips of the model's own size.
             interval: Distance in frames of a clip's neighbouring frames, where not that of the default protocol.
+                Videos of no more frames than this are refused.
 
         Raises:
             FileNotFoundError, CheckpointError: as `load_checkpoint`.
@@ -108,21 +109,27 @@ class VideoPipeline:
         protocol = protocol or known_protocol
         if isinstance(model, RecurrentVideoSwin):
             model = model.model  # what it gives while the memory is empty, as it is for the first clip of a video
-        return cls(model, labels, protocol if interval is None else replace(protocol, interval=interval))
+        if interval is not None:
+            protocol = replace(protocol, interval=interval, is_interval_checked=True)
+        return cls(model, labels, protocol)
 
-    def __call__(self, path: str | Path, views: int = 1, progress: bool = False) -> Classification:
+    def __call__(
+        self, path: str | Path, views: int = 1, progress: bool = False, input_rate: float | None = None
+    ) -> Classification:
         """Classifies one video file.
 
         Args:
             path: The video.
             views: 1, a clip from the middle; or 12, the published test: the mean over all its clips and crops.
             progress: Whether to show a progress bar where there are several views.
+            input_rate: Frames per second of a bare stream (H.264, HEVC, motion JPEG, …), which has no times.
 
         Raises:
             FileNotFoundError: if there is no such file.
             VideoError: if it is no video or cannot be decoded.
+            ValueError: if the file has times and an `input_rate` is given, or no more frames than a given interval.
         """
-        return self.classify_views(path, self.protocol.views(path, views), progress)
+        return self.classify_views(path, self.protocol.views(path, views, input_rate), progress)
 
     def classify_views(self, path: str | Path, views: Views, progress: bool = False) -> Classification:
         """Classifies one video that has been decoded.
@@ -235,6 +242,7 @@ def classify(
     weights: str | Path = "tiny_kinetics400",
     labels: Sequence[str] | None = None,
     views: int = 1,
+    input_rate: float | None = None,
 ) -> Classification:
     """Classifies one video file. For many files, load a `VideoPipeline` once and call it.
 
@@ -243,6 +251,7 @@ def classify(
         weights: A name of the zoo, a URL, a checkpoint file of any known format, or a `.keras` model.
         labels: Class names in index order; default: those of the published checkpoint.
         views: 1, a clip from the middle; or 12, the published test, more exact and as many times slower.
+        input_rate: Frames per second of a bare stream (H.264, HEVC, motion JPEG, …), which has no times.
 
     Returns:
         A `Classification`: `.top(5)` gives names and probabilities.
@@ -250,6 +259,7 @@ def classify(
     Raises:
         FileNotFoundError: if there is no such video or checkpoint.
         VideoError: if the file is no video or cannot be decoded.
+        ValueError: if the file has times and an `input_rate` is given.
         CheckpointError: if the weights cannot be read.
     """
-    return VideoPipeline.load(weights, labels)(path, views)
+    return VideoPipeline.load(weights, labels)(path, views, input_rate=input_rate)

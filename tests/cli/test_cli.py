@@ -1,5 +1,6 @@
 """The command line, as a user types it."""
 
+import http.server
 import json
 import os
 import shlex
@@ -7,7 +8,9 @@ import subprocess
 import sys
 import sysconfig
 import threading
+from fractions import Fraction
 
+import av
 import keras
 import numpy as np
 import pandas
@@ -22,6 +25,7 @@ from videoswin_keras.classification import VideoPipeline
 from videoswin_keras.cli.demo import night_bouts
 from videoswin_keras.cli.main import main
 from videoswin_keras.data import synthetic
+from videoswin_keras.video.decode import probe
 from videoswin_keras.video.encode import write_video
 from videoswin_keras.video.protocols import Protocol
 
@@ -133,10 +137,10 @@ def test_the_next_video_is_decoded_meanwhile(video, tmp_path, monkeypatch, capsy
     is_begun = threading.Event()
     decode, classify_views = Protocol.views, VideoPipeline.classify_views
 
-    def views(self, path, views):
+    def views(self, path, views, input_rate):
         if path.name == "broken.mp4":
             is_begun.set()
-        return decode(self, path, views)
+        return decode(self, path, views, input_rate)
 
     def classified(self, path, views, progress):
         assert is_begun.wait(60)
@@ -165,6 +169,35 @@ def test_interval(video, capsys):
     assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--interval", "3"]) == 0
     assert "16 frames, one in every 3; shorter side 64" in capsys.readouterr().err
     assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--interval", "0"]) == 2
+
+
+def test_an_interval_as_long_as_the_video_is_refused(video, capsys):
+    count = probe(video).num_frames
+    command = ["classify", str(video), "--weights", "pico_moving_shapes", "--interval"]
+    assert main([*command, str(count - 1)]) == 0
+    capsys.readouterr()
+    for interval in (count, 100_000):
+        assert main([*command, str(interval)]) == 1
+        assert f"Received: interval {interval}; {video} has {count} frames." in capsys.readouterr().err
+
+
+def test_bare_streams_take_a_rate(video, tmp_path, capsys, caplog):
+    path = tmp_path / "stream.mjpeg"
+    with av.open(str(path), "w", format="mjpeg") as output:
+        stream = output.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuvj420p"
+        for number in range(20):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 10 * number, "uint8"), format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 10)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    command = ["classify", str(path), "--weights", "pico_moving_shapes"]
+    assert main([*command, "--input-rate", "10"]) == 0
+    assert not caplog.records
+    assert main(command) == 0
+    assert "FFmpeg's guess" in caplog.text
+    assert main(["classify", str(video), "--weights", "pico_moving_shapes", "--input-rate", "10"]) == 1
+    assert "has times of its own" in capsys.readouterr().err
 
 
 def test_convert(tmp_path, capsys):
@@ -217,7 +250,7 @@ def test_demo(tmp_path, capsys, monkeypatch):
     for motion, frames in night_bouts():
         expected.append((second, "unscored" if motion is None else synthetic.MOTIONS[motion]))
         second += frames / 8
-    bouts = pandas.read_csv(output / "moving_shapes_night" / "results" / "night" / "bouts.csv")
+    bouts = pandas.read_csv(output / "moving_shapes_night" / "results" / "night" / "bouts.csv", skiprows=1)
     assert list(bouts.label) == [label for _, label in expected]
     np.testing.assert_allclose(bouts.start_s, [start for start, _ in expected], atol=2)
 
@@ -308,3 +341,69 @@ def test_import_registers_all_classes_in_a_user_s_program(name, tmp_path):
     program.write_text("import videoswin_keras, keras; print(type(keras.models.load_model('ours.keras')).__name__)")
     result = subprocess.run([sys.executable, str(program)], cwd=tmp_path, capture_output=True, text=True)
     assert result.stdout == "VideoSwinClassifier\n", result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stream", "a.mp4", "--weigths", "x", "--out", "y"], "--weigths is not known. Did you mean --weights?"),
+        (
+            ["stream", "a.mp4", "--weights", "x", "--out", "y", "--smoth=3"],
+            "--smoth is not known. Did you mean --smooth?",
+        ),
+        (["clasify", "a.mp4"], "clasify is not known. Did you mean classify?"),
+    ],
+)
+def test_a_misspelt_option_suggests_the_right_one(arguments, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(arguments)
+    assert error.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["classify", "a.mp4"], ["stream", "a.mp4", "--out", "y"]])
+def test_missing_weights_are_said_before_anything_is_loaded(verb):
+    environment = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    command = [sys.executable, "-m", "videoswin_keras", *verb, "--weights", "models/sows.keras"]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr == "videoswin: error: There is no weights file at models/sows.keras. Is the path right?\n"
+
+
+def test_names_cannot_steer_the_terminal(tmp_path, capsys):
+    name = "clip\x1b[31m\r.mp4"
+    (tmp_path / name).write_bytes(b"nothing")
+    assert main(["classify", str(tmp_path / name), "--weights", "pico_moving_shapes"]) == 1
+    captured = capsys.readouterr()
+    assert "\x1b" not in captured.out + captured.err
+    assert r"clip\x1b[31m\r.mp4 is not a readable video" in captured.err
+
+
+def test_only_our_own_lines_are_printed(tmp_path):
+    """Of a damaged video, from a file and over HTTP: FFmpeg and OpenCV have a lot to say about both."""
+    rng = np.random.default_rng(0)
+    for name in ("a.mp4", "b.ts"):
+        write_video(tmp_path / name, synthetic.moving_shape(0, seed=10**6, frames=80, size=64), rate=8)
+        content = bytearray((tmp_path / name).read_bytes())
+        for place in rng.integers(1000, len(content) // 2, 20):
+            content[place] ^= 255
+        (tmp_path / name).write_bytes(content)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=tmp_path)
+
+        def log_message(self, *arguments):
+            pass
+
+    command = [sys.executable, "-m", "videoswin_keras", "stream", "--weights", "pico_moving_shapes", "--out", "{out}"]
+    environment = {**os.environ, "KERAS_BACKEND": "torch"}
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/b.ts"
+        for number, source in enumerate(([str(tmp_path / "a.mp4")], [address, "--hours", "0.002"])):
+            arguments = [part.format(out=tmp_path / str(number)) for part in command]
+            result = subprocess.run([*arguments, *source], env=environment, capture_output=True, text=True)
+            for line in result.stderr.splitlines():
+                assert line.startswith(("videoswin: ", "Clips: ", "Ctrl-C ")), line
+        server.shutdown()

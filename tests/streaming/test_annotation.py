@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from videoswin_keras.streaming.about import About
 from videoswin_keras.streaming.annotation import annotate
+from videoswin_keras.streaming.frames import Sampler
 from videoswin_keras.streaming.report import COLOURS
 from videoswin_keras.streaming.timeline import Result
-from videoswin_keras.streaming.writers import About
 
 RGB = [tuple(bytes.fromhex(colour.removeprefix("#"))) for colour in COLOURS]
 ABOUT = About("night", ("awake", "asleep and dreaming of große Äpfel, for a very long time indeed"), "night.mp4", 2.0)
@@ -27,7 +28,7 @@ def has(picture, colour):
 def test_pictures():
     """Half a second each; 1.5 s are held for 1 s, then there is no picture until 5 s."""
     times = [0.0, 0.5, 1.0, 1.5, 5.0, 5.5, 6.0]
-    pictures = list(annotate(frames(times, (90, 160)), RESULTS, ABOUT, longest_hold=1.0))
+    pictures = list(annotate(frames(times, (90, 160)), RESULTS, ABOUT, Sampler(2.0, 1.0)))
     assert {picture.shape for picture in pictures} == {(360 + 56, 640, 3)}
     assert [int(picture[180, 320, 0]) for picture in pictures] == [
         100,
@@ -59,7 +60,19 @@ def test_pictures():
 
 def test_portrait_and_a_change_of_size():
     changing = [*frames([0.0], (160, 90)), (0.5, lambda: np.full((50, 90, 3), 200, "uint8"))]
-    first, second = annotate(changing, RESULTS, ABOUT)
+    first, second = annotate(changing, RESULTS, ABOUT, Sampler(2.0))
     assert first.shape == second.shape == (640 + 56, 360, 3)
     assert second[320, 180, 0] == 200
     assert second[10, 180, 0] == 0  # in its proportions, black above and below
+
+
+def test_draws_the_square_that_is_looked_at():
+    """224 of 256 pixels: 315 of 360, in the middle."""
+    (picture,) = annotate(frames([0.0], (90, 160)), RESULTS, ABOUT, Sampler(2.0), share=224 / 256)
+    is_drawn = (picture[:360] == (255, 255, 0)).all(axis=-1)
+    rows, columns = np.flatnonzero(is_drawn.any(axis=1)), np.flatnonzero(is_drawn.any(axis=0))
+    assert abs(rows[-1] - rows[0] + 1 - 315) <= 1
+    assert abs(columns[-1] - columns[0] + 1 - 315) <= 1
+    assert abs(rows[0] + rows[-1] - 359) <= 1
+    assert abs(columns[0] + columns[-1] - 639) <= 1
+    assert (picture[180, 320] == 100).all()

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from videoswin_keras.streaming.camera import Camera, is_live, public_name
+from videoswin_keras.streaming.camera import Camera, identity, is_live, public_name
 from videoswin_keras.video.encode import write_video
 
 
@@ -179,3 +179,12 @@ def test_passwords_are_not_shown():
     assert public_name("http://cam/s?user=admin&password=secret") == "http://cam/s"
     assert public_name("rtsp://user:p@ss@host/") == "rtsp://host/"
     assert public_name("camera:0") == "camera:0"
+    assert "secret" not in public_name("rtsp://10.0.0.7/user=admin&password=secret&channel=1&stream=0.sdp")
+
+
+def test_cameras_are_told_by_their_whole_address_but_passwords():
+    same = ["rtsp://u:old@h/1?channel=1&password=a", "rtsp://u:new@h/1?channel=1&password=b"]
+    others = ["rtsp://u@h/1?channel=2", "rtsp://u@h2/1?channel=1", "rtsp://u@h/2?channel=1", "rtsp://v@h/1?channel=1"]
+    others += ["http://h/live?streamkey=cam1", "http://h/live?streamkey=cam2", "rtsp://h/a@1", "rtsp://h2/a@1"]
+    assert identity(same[0]) == identity(same[1])
+    assert len({identity(source) for source in [*same, *others]}) == len(others) + 1

@@ -27,14 +27,14 @@ def test_against_a_search(fps, seed):
     steps = rng.uniform(0.02, 0.2, 300)
     steps[rng.integers(300, size=5)] += rng.uniform(1, 8, 5)
     times = 100 + np.cumsum(steps)
-    assert list(sample(zip(times, range(300), strict=True), fps, 2.0)) == by_search(times, fps, 2.0)
+    assert list(sample(zip(times, range(300), strict=True), Sampler(fps, 2.0))) == by_search(times, fps, 2.0)
 
 
 @pytest.mark.parametrize("rate", [25, 30, 30000 / 1001, 4])
 def test_constant_rates(rate):
     """An hour of frames whose times are rounded to milliseconds, as Matroska has them: no drift."""
     times = np.round(np.arange(int(3600 * rate)) / rate, 3)
-    shown = list(sample(zip(times, range(len(times)), strict=True), 4))
+    shown = list(sample(zip(times, range(len(times)), strict=True), Sampler(4)))
     exact = np.floor(np.arange(len(shown)) / 4 * rate + 1e-6)
     assert abs(len(shown) - 4 * 3600) <= 1
     assert np.abs(np.array(shown) - exact).max() <= 1
@@ -43,7 +43,7 @@ def test_constant_rates(rate):
 
 
 def test_a_clock_that_is_set_back():
-    assert list(sample([(0.0, "a"), (1.0, "b"), (0.5, "wrong"), (2.0, "c")], fps=1)) == ["a", "b", "c"]
+    assert list(sample([(0.0, "a"), (1.0, "b"), (0.5, "wrong"), (2.0, "c")], Sampler(1))) == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("jump", [1e9, -1e9, -3600.0, float("nan")])
@@ -51,7 +51,7 @@ def test_a_clock_that_is_set_goes_on(jump, caplog):
     """To another year, by an hour, to nonsense: the frame is the next one, and so are those after it."""
     times = [0.0, 1.0, 2.0, 2.5 + jump, 3.5 + jump, 4.5 + jump]
     with caplog.at_level(logging.ERROR):
-        shown = list(sample(zip(times, "abcdef", strict=True), fps=1))
+        shown = list(sample(zip(times, "abcdef", strict=True), Sampler(1)))
     assert shown == list("abcdef")
 
 
@@ -65,8 +65,8 @@ def test_an_outage_of_hours_is_one_item():
 
 
 def test_short_recordings():
-    assert list(sample([], fps=4)) == []
-    assert list(sample([(7.5, "only")], fps=4)) == ["only"]
+    assert list(sample([], Sampler(4))) == []
+    assert list(sample([(7.5, "only")], Sampler(4))) == ["only"]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_short_recordings():
 )
 def test_errors(wrong):
     with pytest.raises(ValueError, match="must be"):
-        list(sample([], **wrong))
+        Sampler(**wrong)
 
 
 def test_one_frame_is_kept():
@@ -92,5 +92,5 @@ def test_one_frame_is_kept():
             alive.append(weakref.ref(frame))
             yield index * 1.0, frame
 
-    for _ in sample(frames(), fps=1):
+    for _ in sample(frames(), Sampler(1)):
         assert sum(reference() is not None for reference in alive) <= 3

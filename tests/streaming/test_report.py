@@ -2,15 +2,15 @@
 
 import base64
 import html.parser
-from datetime import datetime
+from datetime import UTC, datetime
 
 import cv2
 import numpy as np
 import pytest
 
 from videoswin_keras.streaming import report
+from videoswin_keras.streaming.about import About, length_of_time
 from videoswin_keras.streaming.timeline import Result, bouts
-from videoswin_keras.streaming.writers import About, length_of_time
 
 LABELS = ("standing <up>", "lying & awake", "asleep, $5$ $^$")
 
@@ -29,7 +29,7 @@ def recording(count=500, num_classes=3, seed=0):
 
 
 def about(labels=LABELS, started=None):
-    return About("night", labels, "night.mp4", 4.0, started)
+    return About("night", labels, "night.mp4", 4.0, started=started)
 
 
 @pytest.mark.parametrize("count", [1, 500, 4000])
@@ -49,7 +49,9 @@ def test_density_is_the_mean_of_the_results_there(count):
 
 def test_figure():
     results, timeline = recording()
-    figure = report.draw(report.Density(results, 1000.0, 3), timeline, about(started=datetime(2026, 11, 20, 23, 50)))
+    figure = report.draw(
+        report.Density(results, 1000.0, 3), timeline, about(started=datetime(2026, 11, 20, 23, 50, tzinfo=UTC))
+    )
     hypnogram, hypnodensity, matrix, times = (axes for part in figure.subfigs for axes in part.axes)
     assert [text.get_text() for text in hypnogram.get_yticklabels()] == list(LABELS)
     drawn = hypnogram.collections[0].get_segments()
@@ -101,7 +103,7 @@ def test_page(tmp_path):
     page = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
     (link,) = page.links  # the picture, within the page: nothing is fetched
     assert link == "data:image/png;base64," + base64.b64encode((tmp_path / "report.png").read_bytes()).decode()
-    for cell in (*LABELS, "sows.keras", "16 min 40 s", "16 min 00 s", "0:03:20", "40 s"):
+    for cell in (*LABELS, "sows.keras", "16 min 40 s, of which 16 min 00 s scored.", "0:03:20", "40 s"):
         assert cell in page.cells, cell
 
 
@@ -119,8 +121,9 @@ def test_everything_unscored(tmp_path):
     picture = report.render(report.draw(report.Density(results, 4.0, 3), timeline, about()))
     report.write_html(tmp_path / "report.html", picture, timeline, about(), {})
     cells = Page((tmp_path / "report.html").read_text(encoding="utf-8")).cells
-    assert cells[cells.index("scored") + 1] == "0 s"
-    assert cells[-2:] == ["0:00:00", "4 s"]  # the one gap
+    assert "4 s, of which 0 s scored." in cells
+    gap = cells.index("unscored from") + 2
+    assert cells[gap : gap + 2] == ["0:00:00", "4 s"]  # the one gap
 
 
 @pytest.mark.parametrize(

@@ -2,21 +2,23 @@
 
 import itertools
 import json
+import logging
 import os
 import subprocess
 import sys
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pandas
 import pytest
 from test_camera import Script
 
 from videoswin_keras import VideoSwinT
+from videoswin_keras.streaming.about import About
 from videoswin_keras.streaming.recording import Recording
 from videoswin_keras.streaming.run import Run
 from videoswin_keras.streaming.stream import VideoStream
-from videoswin_keras.streaming.writers import About
 from videoswin_keras.video.decode import VideoError
 from videoswin_keras.video.encode import write_video
 
@@ -80,7 +82,7 @@ def run_of(model, source, folder, resume=False, **settings):
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    return {path.name: path.read_bytes() for path in Path(folder).glob("**/[!.]*") if path.is_file()}
 
 
 def test_whole(model, night, tmp_path):
@@ -93,14 +95,23 @@ def test_whole(model, night, tmp_path):
     timeline = run.finish()
     assert len(timeline) > 2
     assert set(contents(tmp_path / "out")) == FILES
-    rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    _, *rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     np.testing.assert_allclose(
         [row["smoothed"] for row in rows], [result.smoothed for result in expected], rtol=0, atol=2e-6
     )
 
 
-@pytest.mark.parametrize("stop", [0, 1, 20, 70])
-def test_stopped_and_resumed(model, night, tmp_path, stop):
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """One that leaves less than a stride at its end."""
+    path = tmp_path_factory.mktemp("uneven") / "night.mp4"
+    write_video(path, pictures(150), rate=16)
+    return path
+
+
+@pytest.mark.parametrize("stop", [0, 1, 10, 15, 16, 17, 18])
+def test_stopped_and_resumed(model, uneven, tmp_path, stop):
+    night = uneven
     whole, stopped = (
         run_of(model, Recording([night]), tmp_path / "0"),
         run_of(model, Recording([night]), tmp_path / "1"),
@@ -111,10 +122,16 @@ def test_stopped_and_resumed(model, night, tmp_path, stop):
     resumed = run_of(model, Recording([night]), tmp_path / "1", resume=True)
     late = list(resumed.results())
     assert late == results[len(results) - len(late) :]
-    assert resumed.position == results[-1].end
+    assert late[-1:] == results[-1:]
     resumed.finish()
     assert contents(tmp_path / "0") == contents(tmp_path / "1")
     assert run_of(model, Recording([night]), tmp_path / "1", resume=True).is_finished
+    (tmp_path / "1" / "bouts.csv").unlink()
+    again = run_of(model, Recording([night]), tmp_path / "1", resume=True)
+    assert not again.is_finished  # what is missing is written again
+    list(again.results())
+    again.finish()
+    assert contents(tmp_path / "0") == contents(tmp_path / "1")
 
 
 @pytest.mark.one_backend
@@ -154,6 +171,81 @@ def test_files_as_one_recording(model, night, tmp_path):
     assert [result.probabilities for result in apart[:20]] != [result.probabilities for result in joined[75:95]]
 
 
+@pytest.mark.parametrize("kind", ["a longer file", "another file"])
+def test_a_recording_that_has_grown_is_gone_on_with(model, night, tmp_path, kind, caplog):
+    """Finished, grown, resumed: the same files as of one that was read when it was whole."""
+    parts = [tmp_path / "a.ts", tmp_path / "b.ts"]
+    for number, part in enumerate(parts):
+        write_video(part, pictures(150, seed=number), rate=16)
+    files = [part.read_bytes() for part in parts]
+    if kind == "a longer file":
+        paths, first = [tmp_path / "grown.ts"], [tmp_path / "grown.ts"]
+        paths[0].write_bytes(files[0])
+    else:
+        paths, first = parts, parts[:1]
+    with caplog.at_level(logging.ERROR):
+        run = run_of(model, Recording(first), tmp_path / "out")
+        early = list(run.results())
+        run.finish()
+        assert run_of(model, Recording(first), tmp_path / "out", resume=True).is_finished
+        if kind == "a longer file":
+            paths[0].write_bytes(files[0] + files[1])
+        again = run_of(model, Recording(paths), tmp_path / "out", resume=True)
+        assert not again.is_finished
+        assert 0 < again.position < early[-1].end
+        list(again.results())
+        again.finish()
+        whole = run_of(model, Recording(paths), tmp_path / "whole")
+        list(whole.results())
+        whole.finish()
+    of_again, of_whole = contents(tmp_path / "out"), contents(tmp_path / "whole")
+    assert again.about == whole.about
+    del of_again["settings.json"], of_whole["settings.json"]  # which tells how the files were when it began
+    assert of_again == of_whole
+
+
+def test_rejects_files_that_are_not_those_of_before(model, tmp_path):
+    for name, seed in (("a", 0), ("b", 1)):
+        write_video(tmp_path / f"{name}.mp4", pictures(40, seed), rate=16)
+    paths = [tmp_path / "a.mp4", tmp_path / "b.mp4"]
+    list(run_of(model, Recording(paths), tmp_path / "out").results())
+    with pytest.raises(ValueError, match=r"The files are others: a.mp4 there, b.mp4 now"):
+        run_of(model, Recording(paths[::-1]), tmp_path / "out", resume=True)
+    with pytest.raises(ValueError, match=r"The files are others: b.mp4 there, nothing now"):
+        run_of(model, Recording(paths[:1]), tmp_path / "out", resume=True)
+    content = paths[0].read_bytes()
+    for other in (content[:-1], content[: len(content) // 2] + bytes(len(content))):
+        paths[0].write_bytes(other)
+        with pytest.raises(ValueError, match=r"is another file than it was|has grown since, and"):
+            run_of(model, Recording(paths), tmp_path / "out", resume=True)
+
+
+def test_results_can_be_read_while_it_runs(model, night, tmp_path):
+    run = run_of(model, Recording([night]), tmp_path / "out")
+    results = run.results()
+    seen = list(itertools.islice(results, 30))
+    table = pandas.read_csv(tmp_path / "out" / "results_so_far.csv", skiprows=1)
+    assert len(table) >= 30
+    np.testing.assert_allclose(table.end_s[:30], [result.end for result in seen])
+    assert set(table.file) == {"night.mp4"}
+    results.close()
+    run = run_of(model, Recording([night]), tmp_path / "out", resume=True)
+    list(run.results())
+    so_far = (tmp_path / "out" / "results_so_far.csv").read_bytes()
+    run.finish()
+    assert (tmp_path / "out" / "results.csv").read_bytes() == so_far
+    assert not (tmp_path / "out" / "results_so_far.csv").exists()
+
+
+def test_a_stop_keeps_all_that_was_computed(model, night, tmp_path):
+    run = run_of(model, Recording([night]), tmp_path / "out")
+    run.save_every = 3600.0
+    results = run.results()
+    list(itertools.islice(results, 41))
+    results.close()
+    assert run_of(model, Recording([night]), tmp_path / "out", resume=True).position >= 41 / 2
+
+
 def test_a_camera(model, tmp_path):
     """Live: results as they come, an outage as a gap, the same files; taken up again later, with a gap between."""
     frames = list(pictures(400))
@@ -178,11 +270,11 @@ def test_a_camera(model, tmp_path):
     camera._run()
     camera.close()
     more = list(run.results())
-    assert more[0].start == results[-1].end
+    assert more[0].start == results[-1].start  # what was left at the first end is part of the gap
     assert more[-1].end > 200
     timeline = run.finish()
     assert [bout.label is None for bout in timeline].count(True) == 2
-    assert run.about.started == datetime.fromtimestamp(1000.125)
+    assert run.about.started == datetime.fromtimestamp(1000.125, UTC)
     assert set(contents(tmp_path / "out")) == FILES
 
 

@@ -2,7 +2,8 @@
 
 import csv
 import json
-from datetime import datetime
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import edfio
 import mne
@@ -12,9 +13,11 @@ import pytest
 import webvtt
 
 from videoswin_keras.streaming import writers
+from videoswin_keras.streaming.about import About, FileSpan
 from videoswin_keras.streaming.timeline import Bout, Result
 
 LABELS = ("awake", "sleep, deep <3 & more", "große Ruhe")
+BERLIN = ZoneInfo("Europe/Berlin")
 TIMELINE = [Bout(0.0, 8.0, 0), Bout(8.0, 36000.25, 1), Bout(36000.25, 36010.0, None), Bout(36010.0, 36012.125, 2)]
 RESULTS = [
     Result(0.0, 8.0, (0.75, 0.25, 0.0), (0.5, 0.5, 0.0)),
@@ -23,14 +26,14 @@ RESULTS = [
 ]
 
 
-@pytest.fixture(params=[None, datetime(2026, 11, 20, 22, 15, 30)])
+@pytest.fixture(params=[None, datetime(2026, 11, 20, 22, 15, 30, tzinfo=BERLIN)])
 def about(request):
-    return writers.About("night", LABELS, "night.mp4", 4.0, request.param)
+    return About("night", LABELS, "night.mp4", 4.0, started=request.param)
 
 
 def test_csv(tmp_path, about):
     writers.write_csv(tmp_path / "results.csv", iter(RESULTS), about)
-    table = pandas.read_csv(tmp_path / "results.csv")
+    table = pandas.read_csv(tmp_path / "results.csv", skiprows=1)
     assert list(table.start_s) == [0, 8, 10]
     assert list(table.end_s) == [8, 10, 12]
     assert (
@@ -47,22 +50,29 @@ def test_csv(tmp_path, about):
 
 def test_jsonl(tmp_path, about):
     writers.write_jsonl(tmp_path / "results.jsonl", iter(RESULTS), about)
-    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = (tmp_path / "results.jsonl").read_text(encoding="utf-8").splitlines()
+    header, *rows = [json.loads(line) for line in lines]
+    assert header["meaning"] == about.meaning
+    assert header["labels"] == list(LABELS)
     assert rows[0] == {
         "start": 0.0,
         "end": 8.0,
+        "time": "2026-11-20T22:15:30.000+01:00" if about.started else None,
+        "file": None,
+        "file_start": None,
         "label": "awake",
         "smoothed_label": "awake",
         "uncertainty": 0.5119,
         "probabilities": [0.75, 0.25, 0.0],
         "smoothed": [0.5, 0.5, 0.0],
     }
-    assert rows[2] == {"start": 10.0, "end": 12.0} | dict.fromkeys(list(rows[0])[2:])
+    time = {"time": "2026-11-20T22:15:40.000+01:00"} if about.started else {}
+    assert rows[2] == dict.fromkeys(rows[0]) | {"start": 10.0, "end": 12.0} | time
 
 
 def test_bouts(tmp_path, about):
     writers.write_bouts(tmp_path / "bouts.csv", TIMELINE, about)
-    table = pandas.read_csv(tmp_path / "bouts.csv")
+    table = pandas.read_csv(tmp_path / "bouts.csv", skiprows=1)
     assert list(table.label) == [*LABELS[:2], "unscored", LABELS[2]]
     np.testing.assert_allclose(table.end_s - table.start_s, table.duration_s)
     np.testing.assert_allclose(table.duration_s, [8, 35992.25, 9.75, 2.125])
@@ -91,7 +101,7 @@ def test_edf(tmp_path, about):
     assert list(annotations.description) == [about.label(bout.label) for bout in TIMELINE]
     file = edfio.read_edf(tmp_path / "annotations.edf")
     if about.started:
-        assert datetime.combine(file.startdate, file.starttime) == about.started
+        assert datetime.combine(file.startdate, file.starttime) == about.started.replace(tzinfo=None)
 
 
 def test_edf_as_a_hypnogram(tmp_path, about):
@@ -106,7 +116,7 @@ def test_edf_as_a_hypnogram(tmp_path, about):
 
 
 def test_webvtt(tmp_path, about):
-    writers.write_webvtt(tmp_path / "labels.vtt", TIMELINE, about)
+    writers.write_webvtt(tmp_path, TIMELINE, about)
     captions = webvtt.read(tmp_path / "labels.vtt").captions
     assert [caption.start for caption in captions] == ["00:00:00.000", "00:00:08.000", "10:00:00.250", "10:00:10.000"]
     assert captions[-1].end == "10:00:12.125"
@@ -117,7 +127,7 @@ def test_a_player_reads_the_subtitles(tmp_path, about):
     """FFmpeg's reader, which most players have."""
     import av
 
-    writers.write_webvtt(tmp_path / "labels.vtt", TIMELINE, about)
+    writers.write_webvtt(tmp_path, TIMELINE, about)
     with av.open(str(tmp_path / "labels.vtt")) as container:
         packets = [packet for packet in container.demux(subtitles=0) if packet.size]
         times = [float(packet.pts * packet.time_base) for packet in packets]
@@ -127,26 +137,106 @@ def test_a_player_reads_the_subtitles(tmp_path, about):
 def test_a_clock_that_was_never_set(tmp_path):
     """EDF+ has no date before 1985: none is better than no file."""
     writers.write_edf(
-        tmp_path / "a.edf", [Bout(0.0, 5.0, 0)], writers.About("n", LABELS, "n", 4.0, datetime(1970, 1, 1))
+        tmp_path / "a.edf", [Bout(0.0, 5.0, 0)], About("n", LABELS, "n", 4.0, started=datetime(1970, 1, 1, tzinfo=UTC))
     )
     assert len(mne.read_annotations(tmp_path / "a.edf")) == 1
 
 
 def test_names_that_would_delimit_annotations(tmp_path):
-    about = writers.About("night", ("a\x14b\tc",), "night.mp4", 4.0)
+    about = About("night", ("a\x14b\tc",), "night.mp4", 4.0)
     writers.write_edf(tmp_path / "annotations.edf", [Bout(0.0, 5.0, 0)], about)
-    assert list(mne.read_annotations(tmp_path / "annotations.edf").description) == ["a b c"]
+    assert list(mne.read_annotations(tmp_path / "annotations.edf").description) == [r"a\x14b\tc"]
 
 
 def test_nothing_to_write(tmp_path, about):
     for write in (writers.write_csv, writers.write_jsonl, writers.write_bouts, writers.write_boris):
         write(tmp_path / write.__name__, [], about)
-    writers.write_webvtt(tmp_path / "labels.vtt", [], about)
+    writers.write_webvtt(tmp_path, [], about)
     assert webvtt.read(tmp_path / "labels.vtt").captions == []
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_clock():
-    about = writers.About("night", LABELS, "night.mp4", 4.0, datetime(2026, 11, 20, 23, 59, 59))
+    about = About("night", LABELS, "night.mp4", 4.0, started=datetime(2026, 11, 20, 23, 59, 59, tzinfo=BERLIN))
     assert about.clock(2.5) == "00:00:01"
-    assert writers.About("night", LABELS, "night.mp4", 4.0).clock(36061.9) == "10:01:01"
+    assert About("night", LABELS, "night.mp4", 4.0).clock(36061.9) == "10:01:01"
+
+
+HOSTILE = ("=HYPERLINK(1)", "+1", "@SUM(A1)", "-2", "line\n\nbreak --> 00:01", "\x1b[2Jgone", "<script>", "plain #1")
+
+
+def test_names_from_strangers_are_only_text(tmp_path):
+    """No cell that a spreadsheet runs, no line or cue too many, no control character, no markup."""
+    timeline = [Bout(float(start), start + 1.0, start) for start in range(len(HOSTILE))]
+    results = [Result(bout.start, bout.end, tuple(np.eye(len(HOSTILE))[bout.label])) for bout in timeline]
+    about = About("=night\x07", HOSTILE, "@night.mp4", 4.0, files=(FileSpan("=a\n.mp4", 0.0, 99.0, 99.0, "its name"),))
+    writers.write_csv(tmp_path / "results.csv", results, about)
+    writers.write_bouts(tmp_path / "bouts.csv", timeline, about)
+    writers.write_boris(tmp_path / "boris.csv", timeline, about)
+    writers.write_webvtt(tmp_path, timeline, about)
+    writers.write_edf(tmp_path / "annotations.edf", timeline, about)
+    for name, skipped in (("results.csv", 1), ("bouts.csv", 1), ("boris.csv", 0)):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert text.count("\n") == len(HOSTILE) + 1 + skipped
+        assert "\x1b" not in text
+        for row in csv.reader(text.splitlines()[skipped:]):
+            assert not [cell for cell in row if cell[:1] in {"=", "+", "-", "@", "\t", "\r"}]
+    captions = webvtt.read(tmp_path / "labels.vtt").captions
+    assert [caption.start_in_seconds for caption in captions] == [bout.start for bout in timeline]
+    assert captions[6].raw_text == "&lt;script&gt;"
+    assert list(mne.read_annotations(tmp_path / "annotations.edf").description)[4:6] == [
+        r"line\n\nbreak --> 00:01",
+        r"\x1b[2Jgone",
+    ]
+
+
+def test_results_of_several_files_name_the_file_and_the_time_in_it(tmp_path):
+    files = (
+        FileSpan("a/1.mp4", 0.0, 8.0, 8.0, "its name"),
+        FileSpan("b/1.mp4", 10.0, 12.0, 99.0, "its name"),
+        FileSpan("c.mp4", 36005.0, 36020.0, 36020.0, "its name"),
+    )
+    about = About("night", LABELS, "1.mp4 and 2 more files", 4.0, files=files)
+    writers.write_csv(tmp_path / "results.csv", RESULTS, about)
+    table = pandas.read_csv(tmp_path / "results.csv", skiprows=1)
+    assert list(table.file.fillna("")) == ["a/1.mp4", "", "b/1.mp4"]
+    assert list(table.file_s[[0, 2]]) == [0.0, 0.0]
+    writers.write_boris(tmp_path / "boris.csv", TIMELINE, about)
+    table = pandas.read_csv(tmp_path / "boris.csv")
+    assert list(table["Media file name"]) == ["a/1.mp4", "a/1.mp4;b/1.mp4;c.mp4", "c.mp4"]
+    assert table["Media duration (s)"][0] == "8.000;2.000;15.000"
+    writers.write_webvtt(tmp_path, TIMELINE, about)
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == ["a_1.mp4.vtt", "b_1.mp4.vtt", "c.vtt"]
+    captions = webvtt.read(tmp_path / "labels" / "c.vtt").captions
+    assert [(caption.start, caption.end, caption.raw_text) for caption in captions] == [
+        ("00:00:00.000", "00:00:05.000", "unscored"),
+        ("00:00:05.000", "00:00:07.125", LABELS[2]),
+    ]
+
+
+def test_every_file_says_which_seconds_a_result_stands_for(tmp_path, about):
+    writers.write_csv(tmp_path / "results.csv", RESULTS, about)
+    writers.write_jsonl(tmp_path / "results.jsonl", RESULTS, about)
+    writers.write_bouts(tmp_path / "bouts.csv", TIMELINE, about)
+    writers.write_boris(tmp_path / "boris.csv", TIMELINE, about)
+    writers.write_webvtt(tmp_path, TIMELINE, about)
+    for path in tmp_path.iterdir():
+        assert "stands for the seconds from its start to its end" in path.read_text(encoding="utf-8"), path
+        assert "clip of 8 s" in path.read_text(encoding="utf-8"), path
+
+
+def test_a_night_in_which_the_clocks_are_put_back(tmp_path):
+    about = About("night", LABELS, "n", 4.0, started=datetime(2026, 10, 25, 1, 30, tzinfo=BERLIN))
+    results = [Result(1800.0 * k, 1800.0 * (k + 1), (1.0, 0.0, 0.0)) for k in range(6)]
+    writers.write_csv(tmp_path / "results.csv", results, about)
+    table = pandas.read_csv(tmp_path / "results.csv", skiprows=1)
+    assert [clock[:5] for clock in table.clock] == ["01:30", "02:00", "02:30", "02:00", "02:30", "03:00"]
+    assert [time[-6:] for time in table.time] == 3 * ["+02:00"] + 3 * ["+01:00"]
+    assert about.clock(3 * 1800.0) == "02:00:00"
+
+
+def test_of_an_overlap_the_first_file_is_named():
+    files = [FileSpan(name, start, end, 100.0, "x") for name, start, end in (("a", 0, 8), ("b", 5, 20), ("c", 30, 40))]
+    about = About("night", LABELS, "n", 4.0, files=tuple(files))
+    named = [about.file_at(seconds) for seconds in (0, 5, 7.9, 8, 19.9, 20, 29.9, 30, 40)]
+    assert [span and span.file for span in named] == ["a", "a", "a", "b", "b", None, None, "c", None]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from av.stream import Disposition
 
-from videoswin_keras.video import decode
+from videoswin_keras.video import container, decode, reading
 
 LONG = {"options": {"bf": "3", "g": "12"}}  # groups of 12 frames, three B-frames between others
 FORMATS = {
@@ -36,14 +36,14 @@ FORMATS = {
 def decoded_frames(monkeypatch):
     """Counts the frames that come out of the decoder."""
     count = [0]
-    decoded = decode._decoded
+    decoded = reading.decoded
 
     def counting(*args, **settings):
         for frame in decoded(*args, **settings):
             count[0] += 1
             yield frame
 
-    monkeypatch.setattr(decode, "_decoded", counting)
+    monkeypatch.setattr(reading, "decoded", counting)
     return count
 
 
@@ -72,7 +72,7 @@ def test_formats(numbered_video, number_of, caplog, name):
     streamed = list(decode.iter_frames(path))
     assert [number_of(frame) for _, frame in streamed] == list(range(70))
     np.testing.assert_allclose([seconds for seconds, _ in streamed], index.times)
-    assert not caplog.records
+    assert ["FFmpeg's guess" in record.getMessage() for record in caplog.records] == [True] * (name == "stream.mjpeg")
 
 
 def test_frames_reached_by_seeking_are_those_of_decoding_on(numbered_video):
@@ -130,8 +130,8 @@ def test_neighbouring_frames_are_read_in_one_go(numbered_video, decoded_frames, 
     path = numbered_video("intra.mp4", 120, options={"g": "1"})
     index = decode.probe(path)
     opened = []
-    open_file = decode._open
-    monkeypatch.setattr(decode, "_open", lambda path: opened.append(path) or open_file(path))
+    open_file = container.open_video
+    monkeypatch.setattr(container, "open_video", lambda path: opened.append(path) or open_file(path))
     decoded_frames[0] = 0
     decode.read_frames(path, index, range(40, 80, 2))
     assert len(opened) == 1
@@ -400,6 +400,18 @@ def test_no_videos(tmp_path, numbered_video, name):
     for read in (decode.probe, decode.iter_frames):
         with pytest.raises(decode.VideoError, match=f"{name} {message}"):
             read(path)
+
+
+def test_conversion_is_advised_only_where_ffmpeg_cannot_decode(tmp_path, numbered_video):
+    path = numbered_video("clip.mov", 5, codec="qtrle", pixels="rgb24")
+    path.write_bytes(path.read_bytes().replace(b"rle ", b"zzzz"))
+    with pytest.raises(decode.VideoError, match=r"FFmpeg has no decoder here.* convert it with `ffmpeg -i clip\.mov"):
+        decode.probe(path)
+    for name, content in (("noise.mp4", b"\x01\x02\x03" * 999), ("cut.mkv", b"\x1a\x45\xdf\xa3\x01\x00\x00")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(decode.VideoError, match="was it copied completely") as error:
+            decode.probe(tmp_path / name)
+        assert "convert" not in str(error.value)
 
 
 def test_playlist_names_itself(tmp_path, numbered_video):

@@ -1,14 +1,18 @@
 """Reading from start to end, or from a time on: every frame carries its number."""
 
 import gc
+import logging
+import re
 import tracemalloc
+from dataclasses import replace
 from itertools import islice
 
 import av
 import numpy as np
 import pytest
 
-from videoswin_keras.video import decode
+from videoswin_keras.video import container, decode, reading
+from videoswin_keras.video.encode import write_video
 
 LONG_GROUPS = {"options": {"bf": "3", "g": "250"}}  # as barn cameras write them
 FORMATS = {
@@ -27,19 +31,19 @@ FORMATS = {
 @pytest.fixture
 def count(monkeypatch):
     """Counts the frames that come out of the decoder."""
-    count, decoded = [0], decode._decoded
+    count, decoded = [0], reading.decoded
 
-    def counting(*arguments):
-        for frame in decoded(*arguments):
+    def counting(*arguments, **settings):
+        for frame in decoded(*arguments, **settings):
             count[0] += 1
             yield frame
 
-    monkeypatch.setattr(decode, "_decoded", counting)
+    monkeypatch.setattr(reading, "decoded", counting)
     return count
 
 
 def decoded_frames(path, after=None):
-    return [(seconds, picture()) for seconds, picture in decode.iter_lazy_frames(path, after)]
+    return [(seconds, picture()) for seconds, _, picture in decode.iter_lazy_frames(path, after)]
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -71,16 +75,16 @@ def test_a_jump_that_lands_late_or_fails_is_not_made(numbered_video, number_of, 
     def lands_late(container, target, stream):
         container.seek(target + 15 * 12800, stream=stream)
 
-    open_file = decode._open
+    open_file = container.open_video
     for seek in (fails, lands_late):
         opened = []
 
-        def open_jumping(path, seek=seek, opened=opened):
-            container, stream = open_file(path)
-            opened.append(container)
-            return (jumping(container, seek) if len(opened) == 1 else container), stream
+        def open_jumping(path, input_rate, seek=seek, opened=opened):
+            video = open_file(path, input_rate)
+            opened.append(video)
+            return replace(video, container=jumping(video.container, seek)) if len(opened) == 1 else video
 
-        monkeypatch.setattr(decode, "_open", open_jumping)
+        monkeypatch.setattr(container, "open_video", open_jumping)
         assert [number_of(picture) for _, picture in decoded_frames(path, 30.0)] == expected
         assert len(opened) == 2
 
@@ -88,13 +92,6 @@ def test_a_jump_that_lands_late_or_fails_is_not_made(numbered_video, number_of, 
 def test_nothing_after_the_end(numbered_video):
     path = numbered_video("clip.mp4", 20)
     assert decoded_frames(path, 100.0) == []
-
-
-def test_stated_duration(numbered_video, tmp_path):
-    assert decode.stated_duration(numbered_video("clip.mp4", 50)) == pytest.approx(2.0)
-    assert decode.stated_duration(numbered_video("stream.h264", 50)) is None
-    with pytest.raises(FileNotFoundError):
-        decode.stated_duration(tmp_path / "missing.mp4")
 
 
 def test_streaming_holds_one_frame(numbered_video):
@@ -127,3 +124,20 @@ def test_streaming_can_stop(numbered_video, number_of, count):
     assert [number_of(frame) for _, frame in islice(frames, 3)] == [0, 1, 2]
     frames.close()
     assert count == [3]
+
+
+def test_a_damaged_time_is_not_believed(tmp_path, caplog):
+    """One frame of a transport stream says that it is shown three hours later: a bit of its time has flipped."""
+    greys = range(20, 220, 5)
+    write_video(tmp_path / "whole.ts", [np.full((32, 32, 3), grey, "uint8") for grey in greys], rate=5)
+    content = bytearray((tmp_path / "whole.ts").read_bytes())
+    starts = [match.start() for match in re.finditer(b"\x00\x00\x01\xe0", content)]
+    assert len(starts) == len(greys)
+    content[starts[20] + 9] ^= 2  # bit 30 of 33, in ticks of 1/90,000 s
+    (tmp_path / "damaged.ts").write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        times = [[time for time, _ in decode.iter_frames(tmp_path / name)] for name in ("whole.ts", "damaged.ts")]
+        np.testing.assert_allclose(decode.probe(tmp_path / "damaged.ts").times, times[1])
+    assert len(times[1]) == len(greys)
+    np.testing.assert_allclose(times[1], times[0], atol=0.5)
+    assert "has a frame whose time is damaged" in caplog.text

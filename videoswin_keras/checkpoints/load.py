@@ -66,12 +66,8 @@ def locate(source: str | Path, architecture: str | None = None) -> Path:
         return _converted(Path(file_name(text)).stem, text, None, {})
     if Path(text).is_file():
         return Path(text)
-    try:
-        entry = zoo.find(text, architecture)
-    except ValueError as error:
-        if Path(text).is_dir():
-            raise FileNotFoundError(f"{text} is a folder, not a checkpoint file.") from error
-        raise FileNotFoundError(f"{text!r} is neither a file nor a checkpoint of the zoo. {error}") from error
+    zoo.check(source, architecture)
+    entry = zoo.find(text, architecture)
     if entry.file is not None:
         return entry.path
     return _converted(entry.name, entry.url, entry.sha256_prefix, {"name": entry.name, "dataset": entry.dataset})

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -180,6 +181,36 @@ def find(name: str, architecture: str | None = None) -> ZooEntry:
     raise ValueError(_advice(name, architecture, entries))
 
 
+def check(source: str | os.PathLike, architecture: str | None = None) -> None:
+    """Checks that a checkpoint is a file, an address, or in the zoo; opens and downloads nothing.
+
+    Args:
+        source: A path, a URL, or a name of the zoo.
+        architecture: As in `find`.
+
+    Raises:
+        FileNotFoundError: if it is none of them.
+
+    Example:
+
+    >>> check("tiny_kinetics400")
+    """
+    text = os.fspath(source)
+    if text.startswith(("http://", "https://")) or Path(text).is_file():
+        return
+    try:
+        find(text, architecture)
+    except ValueError as error:
+        if Path(text).is_dir():
+            raise FileNotFoundError(f"{text} is a folder, not a checkpoint file.") from error
+        if Path(text).name != text or Path(text).suffix in _FILE_SUFFIXES:
+            raise FileNotFoundError(f"There is no weights file at {text}. Is the path right?") from error
+        raise FileNotFoundError(f"{text!r} is neither a file nor a checkpoint of the zoo. {error}") from error
+
+
+_FILE_SUFFIXES = (".keras", ".h5", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors", ".pdparams", ".zip", ".onnx")
+
+
 def _advice(name: str, architecture: str | None, entries: list[ZooEntry]) -> str:
     """Says why `find` has found nothing, and what there is."""
     if not entries:
@@ -197,7 +228,10 @@ def _advice(name: str, architecture: str | None, entries: list[ZooEntry]) -> str
         lines = [f"There is no checkpoint called {name!r}."]
         if close:
             lines.append(f"Did you mean {' or '.join(close)}?")
-    lines.append(f"Checkpoints{'' if architecture is None else f' of {architecture}'}: {', '.join(names)}.")
+    if architecture is None:
+        lines.append("`videoswin models` lists all checkpoints.")
+    else:
+        lines.append(f"Checkpoints of {architecture}: {', '.join(names)}.")
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from videoswin_keras.atomic import replacing
 from videoswin_keras.cli.inputs import find_videos, read_classes
+from videoswin_keras.text import printable, printable_lines
 
 HELP = "Classify video files."
 EXAMPLES = """examples:
@@ -40,6 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--interval", type=int, help="take every n-th frame of a clip (default: as the checkpoint was trained, else 2)"
     )
+    parser.add_argument(
+        "--input-rate",
+        type=float,
+        metavar="RATE",
+        help="frames per second of bare streams (.h264, .hevc, .mjpeg, …), which have no times (default: what the "
+        "stream says, else FFmpeg's guess)",
+    )
     parser.add_argument("--device", help="where to compute: cpu, gpu, gpu:1, … (default: the backend's choice)")
 
 
@@ -59,7 +67,6 @@ def run(options: argparse.Namespace) -> int:
     from videoswin_keras.backend import device
     from videoswin_keras.classification import VideoPipeline
     from videoswin_keras.prefetch import prefetched
-    from videoswin_keras.video.decode import VideoError
     from videoswin_keras.video.protocols import Views
 
     results: list[dict] = []
@@ -70,8 +77,8 @@ def run(options: argparse.Namespace) -> int:
         def decoded() -> Iterator[tuple[Path, Views | Exception]]:
             for video in videos:
                 try:
-                    yield video, pipeline.protocol.views(video, options.views)
-                except (VideoError, OSError) as error:
+                    yield video, pipeline.protocol.views(video, options.views, options.input_rate)
+                except (ValueError, OSError) as error:
                     yield video, error
 
         print(f"Clips: {pipeline.protocol.describe(options.views)}", file=sys.stderr)
@@ -82,13 +89,13 @@ def run(options: argparse.Namespace) -> int:
             for video, views in bar:
                 if isinstance(views, Exception):
                     failed.append({"path": str(video), "error": str(views)})
-                    tqdm.write(f"videoswin: skipped: {views}", file=sys.stderr)
+                    tqdm.write(printable_lines(f"videoswin: skipped: {views}"), file=sys.stderr)
                     continue
                 result = pipeline.classify_views(video, views, progress=True)
                 results.append(result.to_dict())
-                tqdm.write(str(video), file=sys.stdout)
+                tqdm.write(printable(video), file=sys.stdout)
                 for label, probability in result.top(options.top):
-                    tqdm.write(f"  {100 * probability:6.2f} %  {label}", file=sys.stdout)
+                    tqdm.write(f"  {100 * probability:6.2f} %  {printable(label)}", file=sys.stdout)
         finally:  # what there is, even after Ctrl-C
             if output:
                 is_complete = len(results) + len(failed) == len(videos)

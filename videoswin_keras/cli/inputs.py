@@ -6,14 +6,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 # What a folder is searched for, beside what Python knows as a video's ending.
-VIDEO_SUFFIXES = {".3gp", ".flv", ".m2ts", ".m4v", ".mjpeg", ".mkv", ".mts", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
+VIDEO_SUFFIXES = {
+    ".264", ".265", ".3g2", ".3gp", ".asf", ".avc", ".dav", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265", ".hevc",
+    ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mod", ".mpv", ".mts", ".mxf",
+    ".nut", ".ogm", ".ogv", ".rm", ".rmvb", ".tod", ".tp", ".trp", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".y4m",
+}  # fmt: skip
+# What is no video and Python has no kind for: models and arrays, and what cameras and this program write beside videos
+# (.lrv is a small copy of each).
+_OTHER_SUFFIXES = {
+    ".boris", ".edf", ".h5", ".hdf5", ".idx", ".jsonl", ".keras", ".lock", ".log", ".lrv", ".md", ".npy", ".npz",
+    ".onnx", ".part", ".pdparams", ".pt", ".pth", ".safetensors", ".srt", ".thm", ".tmp", ".toml", ".vtt", ".yaml",
+    ".yml",
+}  # fmt: skip
+# Chapters of an action camera: GH010042 and GX020042 are the first and the second of recording 42, GOPR0042 and
+# GP010042 those of an older one.
+_CHAPTER = re.compile(r"(?:(G[HXL]|GP)(\d\d)|GOPR)(\d{4})", re.IGNORECASE)
 
 
 def find_videos(paths: list[str]) -> Iterator[Path]:
     """Yields files as they are given, and the video files within folders, in the order of their names: 2 before 10."""
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted((file for file in path.rglob("*") if is_video_name(file)), key=natural)
+            found = sorted((file for file in path.rglob("*") if _is_video(file)), key=natural)
             if not found:
                 raise FileNotFoundError(f"There are no video files in the folder {path}.")
             yield from found
@@ -22,15 +36,31 @@ def find_videos(paths: list[str]) -> Iterator[Path]:
 
 
 def natural(path: Path) -> list[str | int]:
-    """A key for sorting in which numbers count as numbers."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path))]
+    """Returns a key for sorting in which numbers count as numbers, and chapters come after their recording.
+
+    >>> sorted(map(Path, ["10.mp4", "2.mp4", "GH020007.MP4", "GH010008.MP4", "GH010007.MP4"]), key=natural)[2:]
+    [PosixPath('GH010007.MP4'), PosixPath('GH020007.MP4'), PosixPath('GH010008.MP4')]
+    """
+    name = path.name
+    if chapter := _CHAPTER.fullmatch(path.stem):
+        camera, number, recording = chapter.groups()
+        name = f"{(camera or 'GP').upper()}{recording}-{number or '00'}{path.suffix}"
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(path.with_name(name)))]
 
 
-def is_video_name(path: Path) -> bool:
-    if path.name.startswith("."):  # half-written files, and what macOS leaves on memory cards
+def _is_video(path: Path) -> bool:
+    """Whether a file in a folder is a video: by its name where that tells, else by its content."""
+    suffix = path.suffix.lower()
+    if path.name.startswith(".") or suffix in _OTHER_SUFFIXES:  # half-written files, and what macOS leaves on cards
         return False
-    kind, _ = mimetypes.guess_type(path.name)
-    return path.suffix.lower() in VIDEO_SUFFIXES or (kind or "").startswith("video/")
+    kind, packing = mimetypes.guess_type(path.name)
+    if suffix in VIDEO_SUFFIXES or ((kind or "").startswith("video/") and not packing):
+        return True
+    if kind or packing or not path.is_file():
+        return False
+    from videoswin_keras.video.reading import is_video
+
+    return is_video(path)
 
 
 def read_classes(path: str) -> list[str]:

@@ -1,26 +1,31 @@
 """`videoswin`: one verb per file; each parses, then calls the library."""
 
 import argparse
+import difflib
 import gc
 import importlib
+import logging
 import os
 import sys
+from typing import Any, NoReturn
 
 from videoswin_keras import __version__, optional
 from videoswin_keras.backend import choose_backend, choose_tensorflow_products
+from videoswin_keras.checkpoints import zoo
+from videoswin_keras.text import printable_lines
 
 VERBS = ("classify", "stream", "convert", "export", "models", "demo")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns the exit code: 0 done, 1 some inputs failed, 2 wrong use or nothing done."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="videoswin",
         description="Video Swin Transformer in Keras 3.",
         epilog="KERAS_BACKEND chooses the backend: torch, jax or tensorflow.",
     )
     parser.add_argument("--version", action="store_true", help="print the version and exit")
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=Parser)
     for name in VERBS:
         module = importlib.import_module(f"videoswin_keras.cli.{name}")
         verb = verbs.add_parser(
@@ -31,8 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(verb)
-        verb.set_defaults(run=module.run, needs=module.NEEDS)
-    options = parser.parse_args(arguments)
+        verb.set_defaults(run=module.run, needs=module.NEEDS, parser=verb)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        getattr(options, "parser", parser).error(f"unrecognized arguments: {' '.join(unknown)}")
     if options.version:
         print(__version__)
         return 0
@@ -43,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a name that the console cannot show is no reason to stop
     try:
+        if (weights := getattr(options, "weights", None)) is not None:
+            zoo.check(weights)  # before anything is loaded
         if options.needs is not None:
             _prepare(f"videoswin {options.verb}", options.needs)
         return options.run(options)
@@ -53,8 +62,36 @@ def main(arguments: list[str] | None = None) -> int:
         print("videoswin: stopped.", file=sys.stderr)
         return 130
     except (ValueError, OSError, ImportError) as error:
-        print(f"videoswin: error: {error}", file=sys.stderr)
+        print(printable_lines(f"videoswin: error: {error}"), file=sys.stderr)
         return 2
+
+
+class Parser(argparse.ArgumentParser):
+    """One that says which option a misspelt one may be."""
+
+    def __init__(self, *arguments: Any, **settings: Any):
+        self._names: list[str] = []
+        self._given: list[str] = []
+        super().__init__(*arguments, **settings)
+
+    def add_argument(self, *names: Any, **settings: Any) -> Any:
+        self._names += [name for name in names if name.startswith("--")]
+        return super().add_argument(*names, **settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        names = [given.partition("=")[0] for given in self._given]
+        wrong = [(name, self._names) for name in names if name.startswith("--")]
+        if self.prog == "videoswin":
+            wrong += [(name, list(VERBS)) for name in names[:1]]
+        for name, known in wrong:
+            close = difflib.get_close_matches(name, known, n=1)
+            if close and not any(other.startswith(name) for other in known):
+                message += f"\n{name} is not known. Did you mean {close[0]}?"
+        super().error(printable_lines(message))
 
 
 def _prepare(purpose: str, libraries: tuple[str, ...]) -> None:
@@ -69,8 +106,38 @@ def _prepare(purpose: str, libraries: tuple[str, ...]) -> None:
     optional.check(purpose, libraries)
 
 
+class _Messages(logging.Formatter):
+    """Warnings as lines that can be printed; what has been said is not said again."""
+
+    def __init__(self) -> None:
+        super().__init__("videoswin: %(message)s")
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_new = message not in self._said
+        self._said.add(message)
+        return is_new
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+
+def _listen() -> None:
+    """Has the library's warnings printed, and nothing by FFmpeg and OpenCV, whose own lines say nothing to most."""
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
+    messages, handler = _Messages(), logging.StreamHandler()
+    handler.setFormatter(messages)
+    handler.addFilter(messages.filter)
+    logger = logging.getLogger("videoswin_keras")
+    logger.addHandler(handler)
+    logger.propagate = False
+
+
 def command() -> int:
     """`main`, in a process that ends with it."""
+    _listen()
     code = main()
     gc.freeze()  # or Python goes through all that was imported before it exits, for more than a second
     return code

@@ -6,11 +6,16 @@ HELP = "Classify recordings of any length, or live video, clip after clip."
 EXAMPLES = """examples:
   videoswin stream night.mp4 --weights sows.keras --classes stages.txt --out results
   videoswin stream night.mp4 --weights sows.keras --classes stages.txt --out results --resume
-  videoswin stream card/ --join --start "2026-11-20 21:30" --weights sows.keras --out results
-  videoswin stream rtsp://10.0.0.7/1 --weights sows.keras --out results --hours 10
+  videoswin stream card/ --join --weights sows.keras --out results
+  videoswin stream a.mp4 b.mp4 --join --start "2026-11-20 21:30" --weights sows.keras --out results
+  videoswin stream rtsp://10.0.0.7/1 rtsp://10.0.0.8/1 --weights sows.keras --out results --roll 24h
 
 Each recording gets a folder in --out: results.csv, results.jsonl, bouts.csv, boris.csv (BORIS's aggregated events),
-annotations.edf (EDF+), labels.vtt (WebVTT), report.png, report.html. Killed at any moment, it goes on with --resume."""
+annotations.edf (EDF+), labels.vtt (WebVTT), report.png, report.html; results_so_far.csv while it runs. Killed at any
+moment, it goes on with --resume; so does a recording that has grown since.
+
+When a file begins is read from its name (20261120_213000.mp4, 2026-11-20 21-30.mkv, …), else from its container. With
+--join, what lies between two files is a gap; without any clock a file begins where the one before says that it ends."""
 
 NEEDS = ("av", "cv2", "matplotlib", "edfio", "webvtt")
 
@@ -20,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="video files, or folders of them; or one camera: camera:0, or an address such as rtsp://…",
+        help="video files, or folders of them; or cameras: camera:0, or addresses such as rtsp://…",
     )
     parser.add_argument(
         "--weights", required=True, help="a .keras model, a checkpoint of any known format, or a name of the zoo"
@@ -34,16 +39,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--smooth", type=int, default=9, help="results the median is taken of, 1 to 99 (default: %(default)s)"
     )
     parser.add_argument(
-        "--join", action="store_true", help="take all files as one recording, in the order of their names"
+        "--join",
+        action="store_true",
+        help="take all files as one recording: as they are given, those of a folder by their clocks, else names",
     )
     parser.add_argument("--resume", action="store_true", help="go on with what is in --out, where it was stopped")
     parser.add_argument(
-        "--start", help='date and time of day of the first frame, as "2026-11-20 21:30", for the reports'
+        "--start",
+        help='when the first frame was taken, as "2026-11-20 21:30", where names do not say it or say it wrong; or a '
+        "table with the columns file and start",
+    )
+    parser.add_argument("--name-format", help="how names say when a file begins, as %%d%%m%%y_%%H%%M (strptime)")
+    parser.add_argument("--zone", help='whose clocks these are, as "Europe/Berlin" (default: this machine\'s)')
+    parser.add_argument(
+        "--input-rate",
+        type=float,
+        metavar="RATE",
+        help="frames per second of bare streams (.h264, .hevc, .mjpeg, …), which have no times (default: what the "
+        "stream says, else FFmpeg's guess)",
+    )
+    parser.add_argument(
+        "--hold",
+        type=float,
+        help="seconds for which a frame stands for what follows (default: 2, or twice the time from frame to frame)",
     )
     parser.add_argument(
         "--annotate", action="store_true", help="also write a video with label, probabilities and clock"
     )
-    parser.add_argument("--hours", type=float, help="stop a camera after so many hours (default: at Ctrl-C)")
+    parser.add_argument("--hours", type=_hours, help="stop cameras after so many hours (default: at Ctrl-C)")
+    parser.add_argument(
+        "--roll", type=_hours, help="hours after which a camera goes on in another folder: 24h is one a day"
+    )
     parser.add_argument(
         "--batch-size", type=int, default=4, help="clips of a recording to compute at once (default: %(default)s)"
     )
@@ -51,6 +77,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save-every", type=float, default=60.0, help="seconds after which all is saved (default: %(default)s)"
     )
     parser.add_argument("--device", help="where to compute: cpu, gpu, gpu:1, … (default: the backend's choice)")
+
+
+def _hours(text: str) -> float:
+    return float(text.removesuffix("h"))
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,13 +1,16 @@
 """What `videoswin stream` does."""
 
 import argparse
+import contextlib
+import functools
 import hashlib
+import logging
 import os
-import re
 import signal
 import sys
 import threading
-from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,24 +18,32 @@ from typing import Any
 from tqdm import tqdm
 
 from videoswin_keras import __version__
-from videoswin_keras.cli.inputs import find_videos, natural, read_classes
-from videoswin_keras.streaming.camera import Camera, is_live, public_name
-from videoswin_keras.streaming.journal import check_is_new
+from videoswin_keras.cli.inputs import find_videos, read_classes
+from videoswin_keras.streaming import clocks
+from videoswin_keras.streaming.about import About, length_of_time
+from videoswin_keras.streaming.camera import Camera, identity, is_live
+from videoswin_keras.streaming.journal import check_is_new, read_settings
+from videoswin_keras.streaming.recording import Recording
+from videoswin_keras.streaming.sources import Clocks, Source, cameras, one_recording, single_recordings
 from videoswin_keras.streaming.timeline import summarise
-from videoswin_keras.streaming.writers import About, length_of_time
+from videoswin_keras.text import printable, printable_lines
+
+# A frame would be shown more often than this, on average: --fps is not meant for this video.
+_MOST_REPEATS = 4
 
 
 def stream(options: argparse.Namespace) -> int:
     """Streams what was asked for on the command line; returns the exit code."""
     # What is wrong is said before anything is loaded, and before hours are spent.
-    started = _time_of_day(options.start)
     if not options.out:
         raise ValueError("--out must name a folder.")
-    if not options.save_every > 0:
-        raise ValueError(f"--save-every must be positive. Received: {options.save_every}.")
+    for name in ("save_every", "hold", "hours", "roll"):
+        if (value := getattr(options, name)) is not None and not value > 0:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive. Received: {value:g}.")
     classes = read_classes(options.classes) if options.classes else None
     sources = _sources(options)
-    _check_output(Path(options.out), list(sources), options.resume)
+    is_camera = sources[0].address is not None
+    _check_output(Path(options.out), [source.name for source in sources], options.resume)
 
     import keras
 
@@ -41,8 +52,6 @@ def stream(options: argparse.Namespace) -> int:
     from videoswin_keras.classification import load_classifier
     from videoswin_keras.streaming.stream import VideoStream
 
-    is_camera = any(isinstance(source, str) for source in sources.values())
-    failed = 0
     with device(options.device):
         weights = locate(options.weights)
         model, labels, protocol = load_classifier(options.weights, classes)
@@ -54,9 +63,9 @@ def stream(options: argparse.Namespace) -> int:
             "centred": not is_camera,
             "short_side": protocol.short_side_single,
             "crop": protocol.crop,
-            "batch_size": 1 if is_camera else options.batch_size,
         }
-        stream = VideoStream(model, **arguments)
+        batch_size = len(sources) if is_camera else options.batch_size
+        stream = VideoStream(model, **arguments, batch_size=batch_size)
         print(
             f"Clips: {stream.clip_frames} frames at {stream.fps:g} per second, every {stream.stride} frames; "
             f"shorter side {stream.short_side}, of which the middle {stream.crop} × {stream.crop} pixels are looked at",
@@ -68,125 +77,203 @@ def stream(options: argparse.Namespace) -> int:
             "sha256": _sha256(weights),
             "backend": keras.backend.backend(),
             "keras": keras.version(),
-            "annotate": options.annotate,
             "labels": list(labels),
             **arguments,
+            "zone": str(clocks.read_zone(options.zone)),
         }
-        for name, source in sources.items():
-            about = About(name, labels, _described(source), options.fps, started)
-            try:
-                failed += _stream(stream, source, about, settings, options)
-            except BrokenPipeError:
-                raise
-            except (ValueError, OSError) as error:
-                failed += 1
-                print(f"videoswin: {name} failed: {error}", file=sys.stderr)
-    return 1 if failed else 0
+        template = About("", tuple(labels), "", stream.fps, stream.clip_frames)
+        if is_camera:
+            return _watch(stream, sources, template, settings, options)
+        settings |= {"annotate": options.annotate, "batch_size": batch_size}
+        work = functools.partial(_read, stream, template, settings, options)
+        return max(_tried(source.name, functools.partial(work, source)) for source in sources)
 
 
-def _stream(stream: Any, source: list[Path] | str, about: Any, settings: dict, options: argparse.Namespace) -> bool:
-    """Runs one recording or camera to its end; returns whether parts of it could not be read."""
-    from videoswin_keras.streaming.recording import Recording
+def _tried(name: str, work: Callable[[], int | None]) -> int:
+    """Returns the exit code of `work`, or 1 after saying why it failed, so that others go on."""
+    try:
+        return work() or 0
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if not isinstance(error, ValueError | OSError | ImportError):
+            logging.getLogger(__name__).exception("%s failed", name)
+            return 1
+        print(printable_lines(f"videoswin: {name} failed: {error}"), file=sys.stderr)
+        return 1
+
+
+def _read(stream: Any, template: About, settings: dict, options: argparse.Namespace, source: Source) -> int:
+    """Takes a recording to its end, behind a progress bar in seconds of video; returns the exit code."""
     from videoswin_keras.streaming.run import Run
 
-    frames = Camera(source, options.fps) if isinstance(source, str) else Recording(source)
-    files = [] if isinstance(source, str) else [f"{_text(path.name)}, {path.stat().st_size} bytes" for path in source]
-    own = {**settings, "source": about.source, "files": files, "start": options.start}
-    run = Run(stream, frames, Path(options.out) / about.name, about, own, options.resume, options.save_every)
+    recording = Recording(source.paths, source.starts, options.input_rate)
+    rates = recording.rates()
+    if rates and options.fps > _MOST_REPEATS * max(rates):
+        raise ValueError(
+            f"--fps {options.fps:g} is more than {_MOST_REPEATS} times the {max(rates):.3g} frames per second that "
+            f"{source.described} has. Take at most that many (--fps {max(rates):.3g})."
+        )
+    # A frame of a time lapse stands for longer than one of a video.
+    hold = options.hold or max(stream.longest_hold, 2 / min(rates, default=1.0))
+    own = {**settings, "hold": options.hold, "input_rate": options.input_rate}
+    about = replace(template, name=source.name, source=source.described)
+    folder = Path(options.out) / source.name
+    run = Run(stream, recording, folder, about, own, options.resume, options.save_every, hold)
     if run.is_finished:
         print(f"{about.name}: done already, see {run.folder}")
-        return False
+        return int(bool(run.outcome.get("problems")))
     if run.position:
         print(f"{about.name}: goes on at {length_of_time(run.position)}.", file=sys.stderr)
     try:
-        if isinstance(frames, Camera):
-            _watch(run, frames, options.hours)
-        else:
-            _read(run, frames)
+        with _interruptions() as is_interrupted:
+            total = recording.duration()
+            bar = tqdm(total=total and round(total), initial=round(run.position), unit="s", disable=None, leave=False)
+            with bar, contextlib.closing(run.results()) as results:
+                for result in results:
+                    bar.update(round(result.end) - bar.n)
+                    if is_interrupted():
+                        raise KeyboardInterrupt
     except KeyboardInterrupt:
-        print(f"videoswin: {about.name} is kept as it was last saved; --resume goes on from there.", file=sys.stderr)
+        print(f"videoswin: {about.name} is kept as it is; --resume goes on from there.", file=sys.stderr)
         raise
-    timeline = run.finish(options.annotate, progress=True)
-    total = timeline[-1].end
-    print(f"{about.name}: {length_of_time(total)}, see {run.folder}")
+    _finish(run, options.annotate)
+    return int(bool(run.about.problems))
+
+
+def _finish(run: Any, with_video: bool = False) -> None:
+    """Writes the files of a recording or a camera, and prints what they say."""
+    timeline = run.finish(with_video, progress=True)
+    about = run.about
+    print(f"{about.name}: {length_of_time(timeline[-1].end)}, see {run.folder}")
     shares = [summary.share for summary in summarise(timeline, len(about.labels))]
     for share, label in sorted(zip(shares, about.labels, strict=True), reverse=True)[:10]:
         if share:
-            print(f"  {100 * share:6.2f} % of what is scored  {label}")
+            print(f"  {100 * share:6.2f} % of what is scored  {printable(label)}")
     if unscored := sum(bout.duration for bout in timeline if bout.label is None):
         print(f"  {length_of_time(unscored)} of it unscored")
-    return isinstance(frames, Recording) and bool(frames.damaged)
+    for problem in about.problems:
+        print(f"  {about.clock(problem.at)} {problem.file} {problem.what}")
 
 
-def _read(run: Any, recording: Any) -> None:
-    """Takes a recording to its end, behind a progress bar in seconds of video."""
-    interrupted = threading.Event()
+@contextlib.contextmanager
+def _interruptions() -> Iterator[Any]:
+    """Yields a function that says whether Ctrl-C was pressed. The first is waited for, the second stops at once."""
+    event = threading.Event()
 
     def interrupt(*_: Any) -> None:
-        interrupted.set()  # the exception alone is lost where it meets a callback of the garbage collector
-        raise KeyboardInterrupt
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+        print("videoswin: stops after the clips at hand; Ctrl-C again stops at once.", file=sys.stderr)
 
-    total, earlier = recording.duration(), signal.getsignal(signal.SIGINT)
+    earlier = signal.getsignal(signal.SIGINT)
     is_heard = earlier is signal.default_int_handler and threading.current_thread() is threading.main_thread()
     if is_heard:
         signal.signal(signal.SIGINT, interrupt)
     try:
-        with tqdm(
-            total=total and round(total), initial=round(run.position), unit="s", disable=None, leave=False
-        ) as bar:
-            for result in run.results():
-                bar.update(round(result.end) - bar.n)
-                if interrupted.is_set():
-                    break
-        if interrupted.is_set():
-            raise KeyboardInterrupt
+        yield event.is_set
     finally:
         if is_heard:
             signal.signal(signal.SIGINT, earlier)
 
 
-def _watch(run: Any, camera: Any, hours: float | None) -> None:
-    """Prints what a camera shows until it is stopped."""
+def _watch(stream: Any, sources: list[Source], template: About, settings: dict, options: argparse.Namespace) -> int:
+    """Prints what cameras show until they are stopped; returns the exit code."""
+    from videoswin_keras.streaming.watch import watch
+
+    runs = [_camera_run(stream, source, template, settings, options) for source in sources]
+    failed = 0
+
+    def close(*_: Any) -> None:
+        for run in runs:
+            run.source.close()
 
     def stop(*_: Any) -> None:
-        camera.close()
+        close()
         signal.signal(signal.SIGINT, signal.default_int_handler)  # at the second Ctrl-C nothing is waited for
 
+    def write(run: Any, error: Exception | None) -> None:
+        nonlocal failed
+
+        def work() -> None:
+            if error is None:
+                _finish(run)
+            else:
+                if not run.has_results:
+                    run.discard()
+                raise error
+
+        failed |= _tried(run.about.name, work)
+
     earlier = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
-    timer = threading.Timer(hours * 3600, camera.close) if hours else None
+    timer = threading.Timer(options.hours * 3600, close) if options.hours else None
     if timer:
         timer.daemon = True
         timer.start()
-    print("Ctrl-C stops and writes the report.", file=sys.stderr)
+    print("Ctrl-C stops and writes the reports.", file=sys.stderr)
     try:
-        for result in run.results():
-            sampler = run.state.sampler
-            moment = f"{datetime.fromtimestamp(sampler.origin + result.end):%H:%M:%S}"
-            sure = "" if result.smoothed is None else f"{max(result.smoothed):5.0%}"
-            state = f"{camera.clock() - sampler.position:.1f} s behind"
-            for count, what in ((camera.dropped, "frames dropped"), (run.left_out, "clips left out")):
-                state += f", {count} {what}" if count else ""
-            print(f"{moment}  {run.about.label(result.smoothed_label)} {sure}  ({state})", flush=True)
+        for run, result in watch(stream, runs, write, options.roll):
+            _print_live(run, result, f"{run.about.source}  " if len(runs) > 1 else "")
     finally:
+        close()
         if timer:
             timer.cancel()
         for name, handler in earlier.items():
             signal.signal(name, handler)
+    return failed
 
 
-def _sources(options: argparse.Namespace) -> dict[str, list[Path] | str]:
-    """Returns what to stream by the name of its folder: the files of a recording, or a camera."""
-    cameras = [source for source in options.sources if is_live(source)]
-    if cameras:
-        if len(options.sources) > 1:
-            raise ValueError(f"One camera at a time, and no files beside it. Received: {', '.join(options.sources)}.")
-        if options.join or options.annotate or options.start:
-            raise ValueError("--join, --annotate and --start are for recordings, not for a camera.")
-        if options.hours is not None and not options.hours > 0:
-            raise ValueError(f"--hours must be positive. Received: {options.hours}.")
-        return {re.sub(r"\W+", "_", public_name(cameras[0])).strip("_"): cameras[0]}
-    if options.hours is not None:
-        raise ValueError("--hours is for a camera.")
+def _camera_run(stream: Any, source: Source, template: About, settings: dict, options: argparse.Namespace) -> Any:
+    """Returns the run of a camera: a new one, or the last one in its folder to go on with."""
+    from videoswin_keras.streaming.run import Run
+    from videoswin_keras.streaming.watch import period_folder, periods
+
+    assert source.address is not None
+    zone, folder = clocks.read_zone(options.zone), Path(options.out) / source.name
+    camera = Camera(source.address, options.fps)
+    own = {**settings, "hold": options.hold, "camera": identity(source.address), "roll": options.roll}
+    about = replace(template, name=source.name, source=source.described)
+    arguments = about, own, options.resume, options.save_every, options.hold, zone
+    if options.roll:
+        *earlier, folder = (options.resume and periods(folder)) or [
+            period_folder(folder, datetime.fromtimestamp(camera.clock(), zone))
+        ]
+        for path in earlier:  # one whose report was not written when this was killed
+            kept = read_settings(path)
+            if kept is not None and not kept["is_finished"]:
+                _finish(Run(stream, camera, path, *arguments))
+    run = Run(stream, camera, folder, *arguments)
+    if run.position:
+        print(f"{source.described} goes on in {folder}, after {length_of_time(run.position)}.", file=sys.stderr)
+    return run
+
+
+def _print_live(run: Any, result: Any, prefix: str) -> None:
+    camera = run.source
+    sure = "" if result.smoothed is None else f"{max(result.smoothed):5.0%}"
+    state = f"{camera.clock() - run.state.sampler.position:.1f} s behind"
+    state += f", {lost}" if (lost := camera.lost()) else ""
+    label = printable(run.about.label(result.smoothed_label))
+    print(f"{prefix}{run.about.clock(result.end)}  {label} {sure}  ({state})", flush=True)
+
+
+def _sources(options: argparse.Namespace) -> list[Source]:
+    """Returns what to stream."""
+    live = [source for source in options.sources if is_live(source)]
+    if live:
+        if len(live) < len(options.sources):
+            raise ValueError(f"Cameras, or files, but not both at once. Received: {', '.join(options.sources)}.")
+        if options.join or options.annotate or options.start or options.name_format or options.input_rate:
+            raise ValueError(
+                "--join, --annotate, --start, --name-format and --input-rate are for recordings, not for a camera."
+            )
+        if options.roll is not None and options.roll > 24:
+            raise ValueError(f"--roll takes at most 24 hours. Received: {options.roll:g}.")
+        return cameras(live)
+    for name in ("hours", "roll"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name} is for a camera.")
     out = Path(options.out).absolute()
     videos = [video for video in find_videos(options.sources) if out not in video.absolute().parents]
     if not videos:
@@ -194,52 +281,40 @@ def _sources(options: argparse.Namespace) -> dict[str, list[Path] | str]:
     for video in videos:
         if not video.is_file():
             raise FileNotFoundError(f"No video file at {video}. Is the path right?")
+    clock = _clocks(options)
     if options.join:
         first = Path(options.sources[0])
-        return {first.stem if first.is_file() else first.resolve().name: sorted(videos, key=natural)}
-    if options.start and len(videos) > 1:
-        raise ValueError(f"--start is for one recording. Received: {len(videos)} files; --join makes them one.")
-    names = [_text(video.stem) for video in videos]
-    if _twice(names):
-        names = [_text(f"{video.resolve().parent.name}_{video.stem}") for video in videos]
-    if twice := _twice(names):
-        raise ValueError(f"Two recordings would have the folder {twice}. Give them in two calls, each with its --out.")
-    return {name: [video] for name, video in zip(names, videos, strict=True)}
+        is_in_order = all(Path(source).is_file() for source in options.sources)
+        name = first.stem if first.is_file() else first.resolve().name
+        return [one_recording(name, videos, clock, is_in_order)]
+    if clock.start is not None and len(videos) > 1:
+        raise ValueError(
+            f"--start with a date and time is for one recording. Received: {len(videos)} files; --join makes them one, "
+            f"and a table gives each its own (--start starts.csv, with the columns file and start)."
+        )
+    return list(single_recordings(videos, clock))
 
 
-def _twice(names: list[str]) -> str | None:
-    """Returns a name that is there twice, where case does not count, as on macOS and Windows."""
-    counts = Counter(name.casefold() for name in names)
-    return next((name for name in names if counts[name.casefold()] > 1), None)
-
-
-def _text(name: str) -> str:
-    """Returns a file name as text that can be written, whatever bytes it has."""
-    return os.fsencode(name).decode("utf-8", errors="replace")
-
-
-def _described(source: list[Path] | str) -> str:
-    if isinstance(source, str):
-        return public_name(source)
-    more = f" and {len(source) - 1} more files" if len(source) > 1 else ""
-    return _text(source[0].name) + more
+def _clocks(options: argparse.Namespace) -> Clocks:
+    zone = clocks.read_zone(options.zone)
+    if options.name_format is not None:
+        clocks.check_name_format(options.name_format)
+    if options.start is None:
+        return Clocks(zone, options.name_format)
+    if Path(options.start).is_file():
+        return Clocks(zone, options.name_format, listed=clocks.read_starts(options.start, zone))
+    try:
+        return Clocks(zone, options.name_format, clocks.read_moment(options.start, zone).replace(microsecond=0))
+    except ValueError as error:
+        raise ValueError(
+            f'--start must be a date and time such as "2026-11-20 21:30", or a table of them with the columns file and '
+            f"start. Received: {options.start!r}."
+        ) from error
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _time_of_day(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise ValueError(f'--start must be a date and time such as "2026-11-20 21:30". Received: {text!r}.') from error
-    if moment.tzinfo is not None:
-        raise ValueError(f"--start must be the time of day at the camera, without a time zone. Received: {text!r}.")
-    return moment.replace(microsecond=0)
 
 
 def _check_output(out: Path, names: list[str], resume: bool) -> None:

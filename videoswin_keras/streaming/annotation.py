@@ -7,20 +7,26 @@ from typing import Any
 import numpy as np
 
 from videoswin_keras import optional
-from videoswin_keras.streaming.frames import sample
+from videoswin_keras.streaming.about import About
+from videoswin_keras.streaming.frames import Sampler, sample
 from videoswin_keras.streaming.report import COLOURS
 from videoswin_keras.streaming.timeline import Result
-from videoswin_keras.streaming.writers import About
+from videoswin_keras.text import printable
 
 with optional.needed("Annotating videos", "cv2"):
     import cv2
 
 _BAND = 56  # pixels below the picture
 _LONGER_SIDE = 640  # pixels of a picture
+_SQUARE = (255, 255, 0)
 
 
 def annotate(
-    frames: Iterable[tuple[float, Any]], results: Iterable[Result], about: About, longest_hold: float = 2.0
+    frames: Iterable[tuple[float, Any]],
+    results: Iterable[Result],
+    about: About,
+    sampler: Sampler,
+    share: float | None = None,
 ) -> Iterator[np.ndarray]:
     """Yields the pictures that the stream looked at, with what it said about them, `about.fps` per second.
 
@@ -28,7 +34,9 @@ def annotate(
         frames: Pairs of time and function that returns the frame, as the stream took them.
         results: Its results, smoothed, in order.
         about: What the recording is.
-        longest_hold: As in `VideoStream`; in a gap the picture is grey.
+        sampler: A fresh one, as the stream had; in a gap the picture is grey.
+        share: Float. Side of the square in the middle that the model looks at, as a share of the shorter side: it is
+            drawn. Default: no square.
 
     Yields:
         uint8 RGB (height, width, 3), all of one size, both sides even.
@@ -36,7 +44,7 @@ def annotate(
     size: tuple[int, int] | None = None
     remaining = iter(results)
     result = next(remaining, None)
-    for moment, frame in enumerate(sample(frames, about.fps, longest_hold)):
+    for moment, frame in enumerate(sample(frames, sampler)):
         seconds = moment / about.fps
         while result is not None and result.end <= seconds + 1e-9:
             result = next(remaining, None)
@@ -44,7 +52,7 @@ def annotate(
         if size is None:
             assert picture is not None  # the first moment is that of the first frame
             size = _size(*picture.shape[:2])
-        yield np.concatenate([_fit(picture, size), _band(size[1], result, about, seconds)])
+        yield np.concatenate([_fit(picture, size, share), _band(size[1], result, about, seconds)])
 
 
 def _size(height: int, width: int) -> tuple[int, int]:
@@ -52,7 +60,7 @@ def _size(height: int, width: int) -> tuple[int, int]:
     return max(2, round(height * scale / 2) * 2), max(2, round(width * scale / 2) * 2)
 
 
-def _fit(picture: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
+def _fit(picture: np.ndarray | None, size: tuple[int, int], share: float | None) -> np.ndarray:
     """Shows a picture of any size within `size`, in its proportions."""
     canvas = np.full((*size, 3), 96 if picture is None else 0, "uint8")
     if picture is not None:
@@ -64,6 +72,11 @@ def _fit(picture: np.ndarray | None, size: tuple[int, int]) -> np.ndarray:
         canvas[top : top + height, left : left + width] = cv2.resize(
             picture, (width, height), interpolation=cv2.INTER_AREA
         )
+        if share is not None:
+            half = round(share * min(height, width) / 2)
+            middle = left + width // 2, top + height // 2
+            corners = [(middle[0] + sign * half - (sign > 0), middle[1] + sign * half - (sign > 0)) for sign in (-1, 1)]
+            cv2.rectangle(canvas, corners[0], corners[1], color=_SQUARE)
     return canvas
 
 
@@ -76,7 +89,7 @@ def _band(width: int, result: Result | None, about: About, seconds: float) -> np
     room = width - 16 - draw.textlength(clock, _font())
     draw.text((room + 8, 6), clock, (200, 200, 200), _font())
     label = None if result is None else result.smoothed_label
-    name = about.label(label)
+    name = printable(about.label(label))
     while name and draw.textlength(name, _font()) > room:
         name = name[:-1]
     draw.text((8, 6), name, "#969696" if label is None else COLOURS[label % len(COLOURS)], _font())

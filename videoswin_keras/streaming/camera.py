@@ -1,6 +1,8 @@
 """Live video: a camera that is never waited for, and comes back after an outage."""
 
+import hashlib
 import logging
+import os
 import re
 import threading
 import time
@@ -9,10 +11,14 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from videoswin_keras.text import printable
+
 _log = logging.getLogger(__name__)
 
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds before another attempt to connect; doubled after each that fails
+_LONGEST_LEAP = 86_400.0  # seconds by which a clock may be set; more is one that had not been set before
 _TIMEOUT_MS = 10_000  # to connect, and for the next frame
+_PASSWORD = re.compile(r"(?i)((?:password|passwd|passphrase|pass|pwd)=)[^&;/_?]*")
 _SCHEMES = {"rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt"}
 
 
@@ -22,9 +28,41 @@ def is_live(source: str) -> bool:
 
 
 def public_name(source: str) -> str:
-    """Returns `source` without what may be a user and a password: all up to an "@", and all after a "?"."""
+    """Returns `source` for people: without user and password, and without all after a "?", which may hold them too.
+
+    Example:
+
+    >>> public_name("rtsp://user:secret@10.0.0.7:554/stream@1?channel=2")
+    'rtsp://10.0.0.7:554/stream@1'
+    """
+    scheme, separator, _, host, path, _ = _parts(source)
+    return printable(_PASSWORD.sub(r"\1", f"{scheme}{separator}{host}{path}"))
+
+
+def identity(source: str) -> str:
+    """Returns what tells a camera from others: a checksum of its whole address, but for passwords.
+
+    Example:
+
+    >>> identity("rtsp://user:old@10.0.0.7/1?channel=2") == identity("rtsp://user:new@10.0.0.7/1?channel=2")
+    True
+    >>> identity("rtsp://10.0.0.7/1?channel=1") == identity("rtsp://10.0.0.7/1?channel=2")
+    False
+    """
+    scheme, separator, user, host, path, query = _parts(source)
+    address = _PASSWORD.sub(r"\1", f"{scheme}{separator}{user.partition(':')[0]}@{host}{path}?{query}")
+    return hashlib.sha256(os.fsencode(address)).hexdigest()[:8]
+
+
+def _parts(source: str) -> tuple[str, str, str, str, str, str]:
+    """Returns scheme, "://", user and password, host and port, path, query of an address."""
     scheme, separator, rest = source.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2].partition('?')[0]}"
+    rest, _, query = rest.partition("?")
+    authority = re.match(r"[^/#]*", rest)[0]  # type: ignore[index]
+    if "@" not in authority and "@" in rest and not re.fullmatch(r"[^:]*(:\d*)?|\[.*\](:\d*)?", authority):
+        authority = rest.rpartition("@")[0] + "@" + re.match(r"[^/#]*", rest.rpartition("@")[2])[0]  # type: ignore[index]
+    user, _, host = authority.rpartition("@")
+    return scheme, separator, user, host, rest[len(authority) :], query
 
 
 class Camera:
@@ -41,11 +79,14 @@ class Camera:
         read: Function that yields, for each frame of `source`, a function that returns it (uint8, RGB), or None if it
             is damaged; it raises OSError if it cannot connect, and ends when the stream does. Default: OpenCV's.
         clock: Function that returns the time in seconds. Default: that of day.
+        steady: Function that returns the seconds since some moment, whatever happens to `clock`. Where the clock is set
+            more than a day ahead, times go on by this one. Default: the time since this machine was started.
         wait: Function of seconds that waits, or returns true at once when the camera has been closed.
         prepare: Function of a frame; what it returns waits in the place of the frame. A resize, for example.
 
     Attributes:
         dropped: How many frames were dropped because the queue was full.
+        left_out: How many clips were left out because the model was late.
         outages: How many times the stream ended or could not be reached.
 
     Raises:
@@ -59,14 +100,17 @@ class Camera:
         queue_size: int = 64,
         read: Callable[[str], Iterator[Callable[[], np.ndarray | None]]] | None = None,
         clock: Callable[[], float] | None = None,
+        steady: Callable[[], float] | None = None,
         wait: Callable[[float], bool] | None = None,
         prepare: Callable[[np.ndarray], np.ndarray] | None = None,
     ):
         if not is_live(source):
             raise ValueError(f"A camera is camera:0, camera:1, … or an address such as rtsp://…. Received: {source}.")
         self.source = source
-        self.dropped = self.outages = 0
-        self.clock = clock or time.time
+        self.dropped = self.outages = self.left_out = 0
+        self._clock, self._steady = clock or time.time, steady or _since_start
+        self._set_by = 0.0  # seconds by which the clock was set while this camera ran
+        self._last: tuple[float, float] | None = None
         self.prepare = prepare
         self._read = read or _read
         self._least_step = 0.5 / fps
@@ -76,6 +120,18 @@ class Camera:
         self._closed = threading.Event()
         self._error: Exception | None = None
         self._wait = wait or self._closed.wait
+
+    def clock(self) -> float:
+        """Returns the time in seconds, of day unless the clock was set by days meanwhile."""
+        now, steady = self._clock() - self._set_by, self._steady()
+        if self._last is not None:
+            leap = now - self._last[0] - (steady - self._last[1])
+            if leap > _LONGEST_LEAP:
+                _log.warning("a clock was set ahead by %.1f days; times go on as before", leap / 86_400)
+                self._set_by += leap
+                now -= leap
+        self._last = now, steady
+        return now
 
     def frames(self) -> Iterator[tuple[float, np.ndarray]]:
         """Yields time in seconds and frame, uint8 RGB (height, width, 3), until the camera is closed."""
@@ -101,6 +157,11 @@ class Camera:
     def waiting(self) -> int:
         """How many frames are in the queue."""
         return len(self._queue)
+
+    def lost(self) -> str:
+        """Returns what has been lost, in words; "" for nothing."""
+        counts = {"frames dropped": self.dropped, "clips left out": self.left_out, "outages": self.outages}
+        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
 
     def close(self) -> None:
         """Stops reading; `frames` ends after what is in the queue. May be called from any thread."""
@@ -145,6 +206,13 @@ class Camera:
                 self.dropped += 1
             self._queue.append((now, picture))
             self._changed.notify_all()
+
+
+def _since_start() -> float:
+    """Also while the machine sleeps, where the system can tell."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 def _read(source: str) -> Iterator[Callable[[], np.ndarray | None]]:

@@ -40,6 +40,7 @@ class Sampler:
         position: Float. The same by the source's own clock, which may have been set: a sampler that takes up the
             attributes of another with `resume` goes on with the frames after this.
         prepare: The function.
+        step_ahead: Float. By how many seconds a frame may be later than the one before it.
 
     Raises:
         ValueError: if `fps` is out of range or `longest_hold` not positive.
@@ -56,6 +57,7 @@ class Sampler:
         self.time: float | None = None
         self.position: float | None = None
         self.prepare = prepare
+        self.step_ahead = STEP_AHEAD
         self._shift = 0.0  # from the source's clock to this
         self._frame: Any = None
         self._is_prepared = False
@@ -70,7 +72,7 @@ class Sampler:
         if self.origin is None or self.time is None:
             self.origin = time
         else:
-            if not -STEP_BACK <= time - self.time <= STEP_AHEAD:
+            if not -STEP_BACK <= time - self.time <= self.step_ahead:
                 _log.warning("a clock was set: %.1f s after the frame before; taken as the next", time - self.time)
                 self._shift += self.time + 1 / self.fps - time
                 time = self.time + 1 / self.fps
@@ -117,15 +119,14 @@ class Sampler:
                 yield Missing(count)
 
 
-def sample(frames: Iterable[tuple[float, Any]], fps: float, longest_hold: float = 2.0) -> Iterator[Any]:
-    """Yields what a `Sampler` gives for some frames, pairs of time in seconds and frame; None for each missing one.
+def sample(frames: Iterable[tuple[float, Any]], sampler: Sampler) -> Iterator[Any]:
+    """Yields what a fresh sampler gives for some frames, pairs of time in seconds and frame; None for each missing one.
 
     Example:
 
-    >>> list(sample([(5.0, "a"), (5.4, "b"), (9.0, "c")], fps=2, longest_hold=1.0))
+    >>> list(sample([(5.0, "a"), (5.4, "b"), (9.0, "c")], Sampler(fps=2, longest_hold=1.0)))
     ['a', 'b', 'b', None, None, None, None, None, 'c']
     """
-    sampler = Sampler(fps, longest_hold)
     shown = itertools.chain.from_iterable(sampler.add(time, frame) for time, frame in frames)
     for item in itertools.chain(shown, sampler.finish()):
         if isinstance(item, Missing):

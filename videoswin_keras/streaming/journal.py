@@ -1,37 +1,61 @@
 """The results of a recording on disk while they come, so that a run that is killed at any moment can go on."""
 
 import contextlib
+import hashlib
 import json
+import math
 import os
 import sys
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-from videoswin_keras.atomic import PREFIX, replacing
+from videoswin_keras.atomic import PREFIX, full_disk_explained, replacing
+from videoswin_keras.streaming.about import OVERLAP, FileSpan, Problem
 from videoswin_keras.streaming.timeline import Result
 
 SETTINGS = "settings.json"
 _RESULTS, _STATE, _LOCK = ".journal.jsonl", ".state.npz", ".lock"
+# What settings.json says beside the settings, which may change while a recording is read: where it stands, what the
+# records are chained to, the files as they were last seen, and what was found out about them.
+_CHANGING = ("is_finished", "chain", "files", "source", "longest_hold", "outcome", "checksum")
+
+
+@dataclass(frozen=True)
+class Reopened:
+    """A file has grown: what was found out about it before does not hold.
+
+    Attributes:
+        file: Its name.
+    """
+
+    file: str
+
+
+Record = Result | FileSpan | Problem | Reopened
 
 
 class Journal:
     """A folder with the results of one recording so far, and the state of the stream when they were last saved.
 
-    Results are appended to a file. `save` makes them safe together with the state: what was appended later is dropped
-    when the journal is opened again, and computed anew.
+    Records are appended to a file. `save` makes them safe together with the state: what was appended later is dropped
+    when the journal is opened again, and computed anew. Each record carries a checksum of itself and the one before
+    it, the first one of the settings, and the state carries one of itself and the last record: what is damaged, or of
+    another recording, is refused.
 
     Attributes:
         folder: Path.
         state: What the stream goes on from, as `StreamState.to_arrays` gave it; None at the start.
-        is_finished: Whether the recording was done, and `close` removed the journal.
+        kept: What `settings.json` says.
     """
 
-    def __init__(self, folder: Path, state: dict[str, np.ndarray] | None, is_finished: bool):
-        self.folder, self.state, self.is_finished = folder, state, is_finished
+    def __init__(self, folder: Path, kept: dict[str, Any], state: dict[str, np.ndarray] | None, checksum: str):
+        self.folder, self.kept, self.state = folder, kept, state
+        self._checksum = checksum  # of the last record
+        self._held: int | None = None  # the descriptor of the lock
 
     @classmethod
     def open(cls, folder: str | Path, settings: dict[str, Any], resume: bool) -> Self:
@@ -39,7 +63,8 @@ class Journal:
 
         Args:
             folder: Made if it is not there.
-            settings: What the results depend on, as plain JSON values: kept in `settings.json`.
+            settings: What the results depend on, as plain JSON values: kept in `settings.json`. Under "files", what
+                tells the files of the recording from others.
             resume: Whether to go on with the journal that is there, if there is one.
 
         Raises:
@@ -50,75 +75,195 @@ class Journal:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        kept = folder / SETTINGS
         if not resume:
             check_is_new(folder)
         settings = json.loads(json.dumps(settings))
-        if not kept.exists() and (others := [path.name for path in folder.iterdir() if path.name[0] != "."]):
+        kept = read_settings(folder)
+        if kept is None and (others := [path.name for path in folder.iterdir() if path.name[0] != "."]):
             raise FileExistsError(f"{folder} holds other files: {', '.join(sorted(others)[:3])}. Take another folder.")
-        if kept.exists():
-            _compare(_read_settings(kept), settings, kept)
-        _lock(folder)
+        if kept is not None:
+            _compare(kept, settings, folder / SETTINGS)
+        held = _lock(folder)
         for leftover in folder.glob(f"{PREFIX}*"):
             leftover.unlink()
-        if kept.exists() and not (folder / _RESULTS).exists():
-            (folder / _STATE).unlink(missing_ok=True)
-            (folder / _LOCK).unlink(missing_ok=True)
-            return cls(folder, None, is_finished=True)
-        if not kept.exists():
-            (folder / _STATE).unlink(missing_ok=True)
-        state = _read_state(folder / _STATE) if (folder / _STATE).exists() else None
-        length = 0 if state is None else state.pop("journal_bytes").item()
-        with (folder / _RESULTS).open("ab") as file:
-            if not 0 <= length <= file.tell():
-                raise ValueError(f"{folder} is damaged: its journal is shorter than its state. Remove the folder.")
+        if kept is None:
+            journal = cls._begin(folder, settings)
+            journal._held = held
+            return journal
+        if not (folder / _RESULTS).exists():
+            raise _damaged(folder, f"its journal {_RESULTS} is missing")
+        state, length, checksum = None, 0, kept["chain"]
+        if not (folder / _STATE).exists() and (folder / _RESULTS).stat().st_size:
+            raise _damaged(folder, f"its state {_STATE} is missing")
+        if (folder / _STATE).exists():
+            state = _read_state(folder / _STATE)
+            length, checksum = int(state.pop("journal_bytes")), str(state.pop("checksum"))
+        with (folder / _RESULTS).open("rb+") as file:
+            if not 0 <= length <= file.seek(0, os.SEEK_END):
+                raise _damaged(folder, "its journal is shorter than its state says")
             file.truncate(length)
-        if not kept.exists():  # after the journal: without it, settings stand for a recording that is finished
-            with replacing(kept) as temporary:
-                temporary.write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        return cls(folder, state, is_finished=False)
+        journal = cls(folder, kept, state, checksum)
+        journal._held = held
+        checksums = [kept["chain"], *(checksum for checksum, _ in journal._lines())]
+        if checksums[-1] != checksum:
+            raise _damaged(folder, "its journal and its state are not of one recording")
+        return journal
 
-    def append(self, results: Iterable[Result]) -> None:
-        """Adds results. They are safe after the next `save`."""
-        with (self.folder / _RESULTS).open("ab") as file:
-            for result in results:
-                row = (result.start, result.end, result.probabilities)
-                file.write(json.dumps(row).encode() + b"\n")
+    @classmethod
+    def _begin(cls, folder: Path, settings: dict[str, Any]) -> Self:
+        chain = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+        (folder / _STATE).unlink(missing_ok=True)
+        (folder / _RESULTS).write_bytes(b"")
+        journal = cls(folder, settings | {"chain": chain, "is_finished": False}, None, chain)
+        journal._write_settings()
+        return journal
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the final files are there."""
+        return bool(self.kept["is_finished"])
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Adds results, and what was found out about the files. They are safe after the next `save`."""
+        path = self.folder / _RESULTS
+        with full_disk_explained(path), path.open("ab") as file:
+            for record in records:
+                line = _encoded(record)
+                self._checksum = _chained(self._checksum, line)
+                file.write(self._checksum.encode() + b" " + line + b"\n")
 
     def save(self, state: dict[str, np.ndarray]) -> None:
-        """Makes all results safe, together with the state of the stream after the last of them."""
+        """Makes all records safe, together with the state of the stream after the last of them."""
         with (self.folder / _RESULTS).open("ab") as file:
             os.fsync(file.fileno())
             length = np.array(file.tell(), "int64")
+        content = {**state, "journal_bytes": length, "checksum": np.array(self._checksum)}
         with replacing(self.folder / _STATE) as temporary, temporary.open("wb") as file:
-            np.savez(file, **state, journal_bytes=length)  # type: ignore[arg-type]
+            np.savez(file, **content, own_checksum=np.array(_checksum_of(content)))  # type: ignore[arg-type]
+
+    def records(self) -> Iterator[Record]:
+        """Yields all records so far, from the file."""
+        for number, (_, line) in enumerate(self._lines(), start=1):
+            try:
+                yield _decoded(line)
+            except (ValueError, TypeError, KeyError) as error:
+                raise _damaged(self.folder, f"line {number} of its journal is none: {error}") from error
 
     def results(self) -> Iterator[Result]:
         """Yields the results so far, from the file."""
-        with (self.folder / _RESULTS).open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    start, end, probabilities = json.loads(line)
-                    result = Result(float(start), float(end), probabilities and tuple(map(float, probabilities)))
-                except (ValueError, TypeError) as error:
-                    where = f"Line {number} of {self.folder / _RESULTS}"
-                    raise ValueError(f"{where} is damaged: {error}. Remove the folder to begin anew.") from error
-                yield result
+        return (record for record in self.records() if isinstance(record, Result))
 
-    def finish(self, write: Callable[[], None]) -> None:
-        """Calls `write`, which makes the final files, and removes the journal. Killed on the way, it begins again."""
+    def events(self) -> list[FileSpan | Problem]:
+        """Returns what was found out about the files."""
+        events: list[FileSpan | Problem] = []
+        for record in self.records():
+            if isinstance(record, Reopened):  # where it begins, it begins still
+                events = [e for e in events if e.file != record.file or _is_of_its_beginning(e)]
+            elif not isinstance(record, Result):
+                events.append(record)
+        return events
+
+    def finish(self, write: Callable[[], None], outcome: dict[str, Any]) -> None:
+        """Calls `write`, which makes the final files, and marks the recording as finished. Killed, it begins again.
+
+        Journal and state stay: a recording that has grown since can be gone on with.
+
+        Args:
+            write: Function.
+            outcome: What settings.json is to say about how it went.
+        """
         write()
-        (self.folder / _RESULTS).unlink()  # first: a state alone means nothing
-        (self.folder / _STATE).unlink(missing_ok=True)
-        (self.folder / _LOCK).unlink(missing_ok=True)
-        self.is_finished = True
+        written = sorted(path.name for path in self.folder.glob("[!.]*") if path.name != SETTINGS)
+        self.kept |= {"is_finished": True, "outcome": {**outcome, "written": written}}
+        self._write_settings()
+        self._release()
+
+    def reopen(self, changed: dict[str, Any], grown: Iterable[str]) -> None:
+        """Takes a recording up again that may have been finished.
+
+        Args:
+            changed: What settings.json is to say now of what may change.
+            grown: Names of the files that have grown.
+        """
+        self.append(map(Reopened, grown))
+        if self.state is not None:
+            self.save(self.state)
+        self.kept |= {"is_finished": False, **changed}
+        self._write_settings()
 
     def discard(self) -> None:
         """Leaves nothing of the journal, nor of its folder where nothing else is in it."""
-        for name in (SETTINGS, _RESULTS, _STATE, _LOCK):
+        for name in (SETTINGS, _RESULTS, _STATE):
             (self.folder / name).unlink(missing_ok=True)
+        self._release()
         with contextlib.suppress(OSError):  # it holds other files
             self.folder.rmdir()
+
+    def _release(self) -> None:
+        (self.folder / _LOCK).unlink(missing_ok=True)
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+    def _lines(self) -> Iterator[tuple[str, bytes]]:
+        """Yields checksum and content of each line, after comparing them."""
+        checksum = self.kept["chain"]
+        with (self.folder / _RESULTS).open("rb") as file:
+            for number, whole in enumerate(file, start=1):
+                said, _, line = whole.rstrip(b"\n").partition(b" ")
+                checksum = _chained(checksum, line)
+                if said != checksum.encode():
+                    raise _damaged(self.folder, f"line {number} of its journal has been changed")
+                yield checksum, line
+
+    def _write_settings(self) -> None:
+        self.kept["checksum"] = _checksum_of_settings(self.kept)
+        with replacing(self.folder / SETTINGS) as temporary:
+            temporary.write_text(json.dumps(self.kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _is_of_its_beginning(event: FileSpan | Problem) -> bool:
+    return event.kind == OVERLAP if isinstance(event, Problem) else math.isinf(event.end)
+
+
+_KINDS: dict[str, Any] = {kind.__name__: kind for kind in (FileSpan, Problem, Reopened)}
+_DIGITS = 16  # of a checksum: chance is what it is against
+
+
+def _chained(before: str, line: bytes) -> str:
+    return hashlib.sha256(before.encode() + line).hexdigest()[:_DIGITS]
+
+
+def _encoded(record: Record) -> bytes:
+    if isinstance(record, Result):
+        return json.dumps((record.start, record.end, record.probabilities)).encode()
+    return json.dumps({"record": type(record).__name__, **asdict(record)}).encode()
+
+
+def _decoded(line: bytes) -> Record:
+    content = json.loads(line)
+    if isinstance(content, dict):
+        return _KINDS[content.pop("record")](**content)
+    start, end, probabilities = content
+    return Result(float(start), float(end), probabilities and tuple(map(float, probabilities)))
+
+
+def _checksum_of(arrays: dict[str, np.ndarray]) -> str:
+    checksum = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        checksum.update(f"{name} {array.dtype} {array.shape} ".encode())
+        checksum.update(array.tobytes())
+    return checksum.hexdigest()[:_DIGITS]
+
+
+def _checksum_of_settings(kept: dict[str, Any]) -> str:
+    others = {name: value for name, value in kept.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:_DIGITS]
+
+
+def _damaged(folder: Path, how: str) -> ValueError:
+    return ValueError(f"{folder} is damaged: {how}. Remove the folder to begin anew.")
 
 
 def check_is_new(folder: Path) -> None:
@@ -127,10 +272,28 @@ def check_is_new(folder: Path) -> None:
         raise FileExistsError(f"{folder} holds results already. Go on with them (--resume), or take another folder.")
 
 
-def _lock(folder: Path) -> None:
-    """Holds the folder until this process ends, however it does. (Windows: only on trust.)"""
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """Returns what `settings.json` says in a folder; None if there is none.
+
+    Raises:
+        ValueError: if it is damaged, or of another version of this library.
+    """
+    path = folder / SETTINGS
+    if not path.exists():
+        return None
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise _damaged(folder, f"{SETTINGS} cannot be read ({error})") from error
+    if not isinstance(kept, dict) or kept.get("checksum") != _checksum_of_settings(kept):
+        raise _damaged(folder, f"{SETTINGS} has been changed, or is of another version")
+    return kept
+
+
+def _lock(folder: Path) -> int | None:
+    """Holds the folder until what is returned is closed, or this process ends. (Windows: only on trust.)"""
     if sys.platform == "win32":
-        return
+        return None
     import fcntl
 
     descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
@@ -139,20 +302,13 @@ def _lock(folder: Path) -> None:
     except OSError as error:
         os.close(descriptor)
         raise BlockingIOError(f"{folder} is in use: another process writes its results there.") from error
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} cannot be read: {error}. Remove its folder to begin anew.") from error
-    return settings if isinstance(settings, dict) else {}
+    return descriptor
 
 
 def _compare(kept: dict[str, Any], settings: dict[str, Any], path: Path) -> None:
     different = [
         f"  {name}: {kept.get(name)!r} there, {settings.get(name)!r} now"
-        for name in sorted({*kept, *settings})
+        for name in sorted({*kept, *settings} - {*_CHANGING})
         if kept.get(name) != settings.get(name)
     ]
     if different:
@@ -161,10 +317,11 @@ def _compare(kept: dict[str, Any], settings: dict[str, Any], path: Path) -> None
 
 def _read_state(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             state = dict(arrays)
-        if state["journal_bytes"].dtype != "int64" or state["journal_bytes"].shape:
-            raise ValueError("its length of the journal is no number")
+        own = state.pop("own_checksum")
+        if own.item() != _checksum_of(state):
+            raise ValueError("its checksum is another")
         return state
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged: {error}. Remove its folder to begin anew.") from error
+    except Exception as error:  # a changed byte of an archive can raise anything
+        raise _damaged(path.parent, f"its state {path.name} cannot be read ({error})") from error

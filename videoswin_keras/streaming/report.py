@@ -4,8 +4,8 @@ import base64
 import html
 import io
 import itertools
+import math
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import numpy as np
 
 from videoswin_keras import optional
 from videoswin_keras.atomic import replacing
+from videoswin_keras.streaming.about import About, length_of_time
+from videoswin_keras.streaming.clocks import seconds_after
 from videoswin_keras.streaming.timeline import Bout, ClassSummary, Result, summarise, transitions
-from videoswin_keras.streaming.writers import About, length_of_time
+from videoswin_keras.text import printable
 
 COLUMNS = 1500  # of the hypnodensity; a longer recording has several results in one
 _GAP_COLOUR = "0.75"
@@ -70,7 +72,7 @@ def _draw(figure: Any, density: Density, timeline: Sequence[Bout], about: About)
     drawn = sorted(sorted(range(len(summaries)), key=lambda label: -summaries[label].seconds)[:MOST_CLASSES])
     colours = dict(zip(drawn, COLOURS[: len(drawn)], strict=True))
 
-    figure.suptitle(f"{about.name} · {length_of_time(density.edges[-1])}")
+    figure.suptitle(f"{printable(about.name)} · {length_of_time(density.edges[-1])}")
     over_time, totals = figure.subfigures(2, 1, height_ratios=(2, 1.2))
     hypnogram, hypnodensity = over_time.subplots(2, 1)
     _draw_hypnogram(hypnogram, timeline, about, colours)
@@ -165,7 +167,7 @@ def write_png(path: Path, picture: bytes) -> None:
 
 
 def write_html(path: Path, picture: bytes, timeline: Sequence[Bout], about: About, notes: dict[str, str]) -> None:
-    """Writes one page that needs nothing else: the picture, the time and bouts per class, transitions, gaps.
+    """Writes one page that needs nothing else: the picture, what went wrong, then tables, and the settings last.
 
     Args:
         picture: What `render` returned.
@@ -186,38 +188,37 @@ def write_html(path: Path, picture: bytes, timeline: Sequence[Bout], about: Abou
     ]
     counts = transitions(timeline, len(about.labels))
     from_to = [(about.labels[row], *(str(counts[row, column]) for column in seen)) for row in seen]
-    gaps = [(about.clock(bout.start), length_of_time(bout.duration)) for bout in timeline if bout.label is None]
-    total = timeline[-1].end if timeline else 0.0
-    known = sum(summary.seconds for summary in summaries)
-    about_rows = {
-        "recording": about.source,
-        "begins": "not known" if about.started is None else about.started.isoformat(" ", "seconds"),
-        "length": length_of_time(total),
-        "scored": length_of_time(known),
-        **notes,
-    }
+    files = [
+        (span.file, about.when(span.start), length_of_time(span.end - span.start), span.source) for span in about.files
+    ]
+    about_rows = {"source": about.source, "results": about.meaning, **notes}
     sections = [
-        f"<h1>{html.escape(about.name)}</h1>",
-        _table((), list(about_rows.items())),
+        f"<h1>{_escaped(about.name)}</h1>",
+        f"<p>{_escaped(_summary(timeline, about, sum(summary.seconds for summary in summaries)))}</p>",
         f'<img alt="hypnogram, probabilities, transitions and time per class" src="data:image/png;base64,'
         f'{base64.b64encode(picture).decode()}">',
+        "<h2>What went wrong</h2>",
+        *_what_went_wrong(timeline, about),
         "<h2>Time per class</h2>",
         _table(("class", "time", "share of what is scored", "bouts", "mean bout", "longest bout"), per_class),
         "<h2>Transitions</h2>",
         _table(("from \\ to", *(about.labels[label] for label in seen)), from_to),
-        "<h2>Unscored</h2>",
-        _table(("at", "for"), gaps) if gaps else "<p>Nothing: every stretch is scored.</p>",
+        *(["<h2>Files</h2>", _table(("file", "begins", "lasts", "known from"), files)] if files else []),
+        "<h2>How this was made</h2>",
+        _table((), list(about_rows.items())),
     ]
     page = f"""<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
-<title>{html.escape(about.name)}</title>
+<title>{_escaped(about.name)}</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
 img {{ width: 100%; height: auto }}
-table {{ border-collapse: collapse; margin: 1rem 0 }}
+.table {{ overflow-x: auto; margin: 1rem 0 }}
+table {{ border-collapse: collapse }}
 th, td {{ text-align: left; padding: 0.2rem 1rem 0.2rem 0; border-bottom: 1px solid #ddd; vertical-align: top }}
+td {{ overflow-wrap: anywhere; min-width: 4rem }}
 </style>
 {chr(10).join(sections)}
 </html>
@@ -226,26 +227,55 @@ th, td {{ text-align: left; padding: 0.2rem 1rem 0.2rem 0; border-bottom: 1px so
         temporary.write_text(page, encoding="utf-8")
 
 
+def _summary(timeline: Sequence[Bout], about: About, known: float) -> str:
+    total = timeline[-1].end if timeline else 0.0
+    begins = "" if about.started is None else f"Begins {about.started.isoformat(' ', 'seconds')}. "
+    return f"{begins}{length_of_time(total)}, of which {length_of_time(known)} scored."
+
+
+def _what_went_wrong(timeline: Sequence[Bout], about: About) -> list[str]:
+    """Returns tables of what is wrong with the files and of what is not scored, or a sentence in their place."""
+    problems = [(about.when(problem.at), problem.file, problem.what) for problem in about.problems]
+    gaps = [(about.when(bout.start), length_of_time(bout.duration)) for bout in timeline if bout.label is None]
+    if not problems and not gaps:
+        return ["<p>Nothing: every file was read to its end, and every stretch is scored.</p>"]
+    return [
+        *([_table(("at", "file", "what"), problems)] if problems else []),
+        *(
+            [_table(("unscored from", "for"), gaps)]
+            if gaps
+            else ["<p>Every stretch of what could be read is scored.</p>"]
+        ),
+    ]
+
+
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}>{_escaped(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     lines = [line(header, "th")] if header else []
-    return "\n".join(["<table>", *lines, *(line(row, "td") for row in rows), "</table>"])
+    table = "\n".join(["<table>", *lines, *(line(row, "td") for row in rows), "</table>"])
+    return f'<div class="table">{table}</div>'
+
+
+def _escaped(text: str) -> str:
+    return html.escape(printable(text))
 
 
 def _label_time(axes: Any, duration: float, about: About) -> None:
     """Puts ticks at round times of day, or of the recording, at most about ten of them."""
     steps = [1, 2, 5, 10, 30, *(60 * minutes for minutes in (1, 2, 5, 10, 20, 30, 60, 120, 240, 360, 720, 1440))]
-    step = next((step for step in steps if duration / step <= 12), 1440 * 60)
+    days = 86_400 * math.ceil(duration / (12 * 86_400))
+    step = next((step for step in steps if duration / step <= 12), days)
     offset = 0.0
     if about.started is not None:
         midnight = about.started.replace(hour=0, minute=0, second=0, microsecond=0)
-        offset = (about.started - midnight) / timedelta(seconds=1)
+        offset = seconds_after(midnight, about.started)
     ticks = np.arange(-(-offset // step) * step, offset + duration + 1e-6, step) - offset
     axes.set_xticks(ticks, [about.clock(tick + 1e-3) if step < 60 else about.clock(tick + 1e-3)[:-3] for tick in ticks])
     axes.set_xlabel("time of day" if about.started else "hours:minutes" + (":seconds" if step < 60 else ""))
 
 
 def _short(text: str, length: int) -> str:
+    text = printable(text)
     return text if len(text) <= length else text[: length - 1] + "…"

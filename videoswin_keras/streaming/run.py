@@ -1,28 +1,33 @@
 """A recording from its frames to the finished files, so that nothing is lost when the run is killed."""
 
-import itertools
 import math
 import time
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import replace
-from datetime import datetime
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import numpy as np
 from tqdm import tqdm
 
+from videoswin_keras.atomic import full_disk_explained
 from videoswin_keras.streaming import report, writers
+from videoswin_keras.streaming.about import DAMAGED, About, Problem
 from videoswin_keras.streaming.annotation import annotate
 from videoswin_keras.streaming.camera import Camera
-from videoswin_keras.streaming.journal import Journal
+from videoswin_keras.streaming.clocks import LocalZone, next_roll
+from videoswin_keras.streaming.frames import Sampler
+from videoswin_keras.streaming.identity import fingerprints, grown_files
+from videoswin_keras.streaming.journal import Journal, read_settings
 from videoswin_keras.streaming.recording import Recording
-from videoswin_keras.streaming.smoothing import smooth
-from videoswin_keras.streaming.stream import StreamState, VideoStream
+from videoswin_keras.streaming.smoothing import Smoother, smooth
+from videoswin_keras.streaming.stream import Feed, StreamState, VideoStream
 from videoswin_keras.streaming.timeline import Bout, Result, bouts
-from videoswin_keras.streaming.writers import About
 from videoswin_keras.video.decode import VideoError
 from videoswin_keras.video.encode import write_video
+
+SO_FAR = "results_so_far.csv"  # grows while a recording is read
 
 
 class Run:
@@ -32,10 +37,14 @@ class Run:
         stream: `VideoStream`.
         source: `Recording`, or `Camera`.
         folder: Where the files go; made if it is not there.
-        about: What the recording is. Of a camera, `started` is filled in.
+        about: What the recording is. Its clips, its start, its files and what is wrong with them are filled in.
         settings: What the results depend on, as plain JSON values; kept in the folder, and shown in the report.
-        resume: Whether to go on with what is in the folder.
+        resume: Whether to go on with what is in the folder: where it was stopped; or where the files ended, if they
+            have grown since; or where a camera was stopped.
         save_every: Float. Seconds after which the results and the state of the stream are saved.
+        longest_hold: Float. Seconds for which a frame stands for those that follow it. Default: the stream's.
+        zone: Whose clocks a camera's results show. Default: this machine's.
+        state: Of a camera's stream that goes on in this folder; the results begin where it is.
 
     Raises:
         FileExistsError, ValueError, OSError: as `Journal.open`.
@@ -50,67 +59,227 @@ class Run:
         settings: dict[str, Any],
         resume: bool = False,
         save_every: float = 60.0,
+        longest_hold: float | None = None,
+        zone: tzinfo | None = None,
+        state: StreamState | None = None,
     ):
-        self.stream, self.source, self.about, self.settings = stream, source, about, settings
+        self.stream, self.source = stream, source
+        self.about = replace(about, fps=stream.fps, clip_frames=stream.clip_frames)
         self.folder, self.save_every = Path(folder), save_every
-        self._journal = Journal.open(self.folder, settings, resume)
+        self.longest_hold = longest_hold or stream.longest_hold
+        self.zone = zone or LocalZone()
+        self._own_settings = settings
+        kept = read_settings(self.folder) if resume else None
+        files, grown = [], []
+        if isinstance(source, Recording):
+            files = fingerprints(source)
+            if kept is not None:
+                try:
+                    grown = grown_files(kept["files"], source)
+                except ValueError as error:
+                    raise ValueError(f"{self.folder} is of another recording. {error} Choose another --out.") from error
+                self.longest_hold = kept["longest_hold"]  # the files that came since may have another
+        self.settings = {**settings, "source": about.source, "longest_hold": self.longest_hold, "files": files}
+        self._journal = Journal.open(self.folder, self.settings, resume)
+        self._restore(state)
+        if grown or (kept is not None and isinstance(source, Camera)):
+            self._journal.reopen({"files": files, "source": about.source}, grown)
+        self._num_events = 0
+        if isinstance(source, Camera):
+            source.prepare, self.state.sampler.prepare = stream.prepare, None  # small pictures wait, not large ones
+            self.state.sampler.step_ahead = math.inf  # it may be away for days
+        else:
+            source.recall(self._journal.events())
+            self._num_events = len(source.events)
+            if len(source.paths) > 1:
+                self.state.sampler.step_ahead = math.inf  # days may pass between two files
+        self._smoother = Smoother(stream.smooth, stream.centred)
+        self._file: IO[str] | None = None
+        self._table: Any = None
+        self.has_results = self._journal.state is not None and self.position > 0
+        self._saved = -math.inf  # the first results at once: what an early stop leaves can be gone on with
+
+    def _restore(self, state: StreamState | None) -> None:
         arrays = self._journal.state
-        self.state: StreamState = stream.start() if arrays is None else stream.restore(arrays)
-        self.left_out = 0  # clips of a camera
-        if isinstance(source, Camera):  # small pictures wait, not large ones
-            source.prepare, self.state.sampler.prepare = stream.prepare, None
+        self._offset = 0.0  # seconds of the stream at which the results of this folder begin
+        if arrays is not None:
+            self._offset = float(arrays["offset"])
+            self.state = self.stream.restore(arrays, self.longest_hold)
+        elif state is not None:
+            self._offset, self.state = state.done / self.stream.fps, state
+            self._save()
+        else:
+            self.state = self.stream.start(self.longest_hold)
 
     @property
     def is_finished(self) -> bool:
         """Whether the final files are there."""
-        return self._journal.is_finished
+        written = self.outcome.get("written", [])
+        return self._journal.is_finished and all((self.folder / name).exists() for name in written)
+
+    @property
+    def outcome(self) -> dict[str, Any]:
+        """What `settings.json` says about how it went, once it is finished."""
+        return self._journal.kept.get("outcome", {})
 
     @property
     def position(self) -> float:
         """Seconds of the recording that have results."""
-        return self.state.done / self.stream.fps
+        return self.state.done / self.stream.fps - self._offset
 
-    def results(self) -> Iterator[Result]:
+    def results(self) -> Generator[Result]:
         """Yields the results from here to the end, smoothed, while they are computed and saved.
+
+        They can be read meanwhile, in results_so_far.csv. Closed early, all that has been computed is saved.
 
         Raises:
             VideoError: if there is no frame at all; the folder is then left as it was.
         """
-        size, centred = self.stream.smooth, self.stream.centred
-        earlier = deque(self._journal.results(), maxlen=size - 1)
-        given = max(0, len(earlier) - ((size - 1) // 2 if centred else 0))  # before the stop
-        return itertools.islice(smooth(itertools.chain(earlier, self._computed()), size, centred), given, None)
-
-    def _computed(self) -> Iterator[Result]:
-        saved = -math.inf  # the first results at once: what an early stop leaves can be gone on with
+        self.begin()
         try:
             for batch in self._batches():
-                self._journal.append(batch)
-                if time.monotonic() - saved >= self.save_every:
-                    self._journal.save(self.state.to_arrays())
-                    saved = time.monotonic()
-                yield from batch
+                results = self.take(batch)
+                try:
+                    yield from results
+                except GeneratorExit:
+                    self._save()
+                    raise
+            yield from self.end()  # whose results are computed again if it is closed here
         except (VideoError, OSError):
-            if not self.state.done:
-                self._journal.discard()
+            if self.state.sampler.time is None:
+                self.discard()
             raise
-        if not self.state.done:
-            self._journal.discard()
-            raise VideoError(f"No frame came from {self.about.source}.")
-        self._journal.save(self.state.to_arrays())
+        finally:
+            self.close()
 
     def _batches(self) -> Iterator[list[Result]]:
-        if not isinstance(self.source, Camera):
+        if isinstance(self.source, Recording):
             return self.stream.batches(self.source.frames(self.state.sampler.position), self.state)
+        return self._batches_of_camera()
+
+    def _batches_of_camera(self) -> Iterator[list[Result]]:
+        for _, batch in self.stream.together([self.feed()]):
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch or []
+
+    def feed(self) -> Feed:
+        """Returns a camera's stream, for `VideoStream.together`."""
+        assert isinstance(self.source, Camera)
         camera = self.source
 
         def is_late() -> bool:
             """Whether more than half of the camera's queue is waiting; then a clip is left out."""
             is_late = camera.waiting > camera.queue_size // 2
-            self.left_out += is_late
+            camera.left_out += is_late
             return is_late
 
-        return self.stream.batches(camera.frames(), self.state, is_late)
+        return Feed(camera.frames(), self.state, is_late)
+
+    def begin(self) -> None:
+        """Opens results_so_far.csv, with the results of before the stop."""
+        self._fill_in()
+        if self._journal.state is None:
+            self._save()  # so that records without a state are known to be damaged
+        self._file = (self.folder / SO_FAR).open("w", encoding="utf-8", newline="")
+        self._table = writers.begin_csv(self._file, self.about)
+        for result in self._journal.results():
+            self._write(self._smoother.add(result))
+        self._file.flush()
+
+    def take(self, batch: Sequence[Result]) -> list[Result]:
+        """Keeps the next results of the stream, whose state is now after them; returns those that are smoothed."""
+        batch = self._shifted(batch)
+        self._keep(batch)
+        if time.monotonic() - self._saved >= self.save_every:
+            self._save()
+        return self._write([smoothed for result in batch for smoothed in self._smoother.add(result)])
+
+    def end(self) -> list[Result]:
+        """Keeps what is left when the source has ended; returns the results that have not been returned.
+
+        Raises:
+            VideoError: if there was no frame at all.
+        """
+        if self.state.sampler.time is None:
+            raise VideoError(f"No frame came from {self.about.source}.")
+        self._save()  # what grows goes on from here, where what is left has no result yet
+        last = self._shifted(self.stream.finish(self.state))
+        self._keep(last)
+        smoothed = [smoothed for result in last for smoothed in self._smoother.add(result)]
+        return self._write(smoothed + self._smoother.finish())
+
+    def close(self) -> None:
+        """Closes what is open."""
+        if self._file is not None:
+            self._file.close()
+
+    @property
+    def moment(self) -> datetime:
+        """The moment up to which there are results, of a camera that has shown a frame."""
+        moment = self.about.moment(self.position)
+        assert moment is not None
+        return moment
+
+    def is_over(self, hours: float) -> bool:
+        """Whether a camera has come to the end of the hours, counted from midnight, that it began in."""
+        if self.about.started is None or not self.position:
+            return False
+        return self.moment.timestamp() >= next_roll(self.about.started, hours).timestamp()
+
+    def following(self, folder: Path) -> "Run":
+        """Closes this run of a camera, and returns one that goes on with its stream in another folder."""
+        self._save()
+        self.close()
+        arguments = self.stream, self.source, folder, replace(self.about, started=None), self._own_settings
+        return Run(
+            *arguments, save_every=self.save_every, longest_hold=self.longest_hold, zone=self.zone, state=self.state
+        )
+
+    def discard(self) -> None:
+        """Leaves nothing in the folder."""
+        self.close()
+        (self.folder / SO_FAR).unlink(missing_ok=True)
+        self._journal.discard()
+
+    def _shifted(self, batch: Sequence[Result]) -> list[Result]:
+        if not self._offset:
+            return list(batch)
+        return [replace(r, start=r.start - self._offset, end=r.end - self._offset) for r in batch]
+
+    def _save(self) -> None:
+        self._journal.save({**self.state.to_arrays(), "offset": np.array(self._offset)})
+        self._saved = time.monotonic()
+
+    def _write(self, results: list[Result]) -> list[Result]:
+        if results and self._file is not None:
+            with full_disk_explained(self.folder / SO_FAR):
+                self._table.writerows(writers.csv_row(result, self.about) for result in results)
+                self._file.flush()
+        return results
+
+    def _keep(self, batch: list[Result]) -> None:
+        """Appends results to the journal, and what has become known about the files since the last."""
+        if isinstance(self.source, Recording):
+            events = self.source.events[self._num_events :]
+            self._num_events += len(events)
+            self._journal.append(events)
+        self._journal.append(batch)
+        self.has_results |= bool(batch)
+        self._fill_in()
+
+    def _fill_in(self) -> None:
+        """Completes what is known about the recording."""
+        if isinstance(self.source, Recording):
+            self.about = replace(
+                self.about,
+                started=self.source.started,
+                files=tuple(self.source.spans),
+                problems=tuple(self.source.problems),
+            )
+        elif self.about.started is None and self.state.sampler.origin is not None:
+            moment = datetime.fromtimestamp(self.state.sampler.origin + self._offset, self.zone)
+            self.about = replace(self.about, started=moment)
 
     def finish(self, with_video: bool = False, progress: bool = False) -> list[Bout]:
         """Writes the final files, and returns the bouts.
@@ -119,13 +288,17 @@ class Run:
             with_video: Whether to write the annotated video too; of a `Recording` only.
             progress: Whether to show a progress bar for that video.
         """
-        if isinstance(self.source, Camera) and self.state.sampler.origin is not None:
-            self.about = replace(self.about, started=datetime.fromtimestamp(self.state.sampler.origin))
+        self._fill_in()
 
         def results() -> Iterator[Result]:
             return smooth(self._journal.results(), self.stream.smooth, self.stream.centred)
 
         timeline = bouts((result.start, result.end, result.smoothed_label) for result in results())
+        if not timeline:
+            raise VideoError(f"There are no results in {self.folder}.")
+        if isinstance(self.source, Camera) and (lost := self.source.lost()):
+            problem = Problem(self.about.source, DAMAGED, f"{lost}, since it was started", timeline[-1].end)
+            self.about = replace(self.about, problems=(problem,))
 
         def write() -> None:
             folder, about = self.folder, self.about
@@ -134,7 +307,7 @@ class Run:
             writers.write_bouts(folder / "bouts.csv", timeline, about)
             writers.write_boris(folder / "boris.csv", timeline, about)
             writers.write_edf(folder / "annotations.edf", timeline, about)
-            writers.write_webvtt(folder / "labels.vtt", timeline, about)
+            writers.write_webvtt(folder, timeline, about)
             density = report.Density(results(), timeline[-1].end, len(about.labels))
             picture = report.render(report.draw(density, timeline, about))
             report.write_png(folder / "report.png", picture)
@@ -142,9 +315,20 @@ class Run:
             report.write_html(folder / "report.html", picture, timeline, about, notes)
             if with_video:
                 assert isinstance(self.source, Recording)
-                pictures = annotate(self.source.frames(), results(), about, self.stream.longest_hold)
+                share = self.stream.crop / self.stream.short_side
+                sampler = Sampler(about.fps, self.longest_hold)
+                sampler.step_ahead = self.state.sampler.step_ahead
+                pictures = annotate(self.source.frames(), results(), about, sampler, share)
                 bar = tqdm(pictures, unit="frame", leave=False, disable=None if progress else True)
                 write_video(folder / "annotated.mp4", bar, about.fps)
+            (folder / SO_FAR).unlink(missing_ok=True)
 
-        self._journal.finish(write)
+        outcome = {
+            "started": self.about.iso(0.0) or None,
+            "seconds": timeline[-1].end,
+            "unscored_seconds": sum(bout.duration for bout in timeline if bout.label is None),
+            "recordings": [asdict(span) for span in self.about.files],
+            "problems": [asdict(problem) for problem in self.about.problems],
+        }
+        self._journal.finish(write, outcome)
         return timeline

@@ -59,24 +59,42 @@ def smooth(results: Iterable[Result], size: int = 9, centred: bool = False) -> I
     >>> [result.smoothed_label for result in smooth(results, 3, centred=True)]
     [0, 0, 1, 1, 1]
     """
-    others = check_size(size) - 1
-    after = others // 2 if centred else 0
-    before = others - after
-    window: deque[Result] = deque(maxlen=size)
+    smoother = Smoother(size, centred)
+    for result in results:
+        yield from smoother.add(result)
+    yield from smoother.finish()
 
-    def smoothed(index: int) -> Result:
-        result, around = window[index], list(window)
+
+class Smoother:
+    """`smooth`, for results that come one by one.
+
+    Args:
+        size, centred: As in `smooth`.
+    """
+
+    def __init__(self, size: int = 9, centred: bool = False):
+        others = check_size(size) - 1
+        self._after = others // 2 if centred else 0
+        self._before = others - self._after
+        self._window: deque[Result] = deque(maxlen=size)
+        self._count = 0
+
+    def add(self, result: Result) -> list[Result]:
+        """Takes the next result; returns the one that is smoothed now, if any."""
+        self._window.append(result)
+        self._count += 1
+        return [self._smoothed(len(self._window) - 1 - self._after)] if self._count > self._after else []
+
+    def finish(self) -> list[Result]:
+        """Returns those that waited for more."""
+        return [self._smoothed(i) for i in range(max(0, len(self._window) - self._after), len(self._window))]
+
+    def _smoothed(self, index: int) -> Result:
+        result, around = self._window[index], list(self._window)
         if result.probabilities is None:
             return result
         until = itertools.takewhile(lambda other: other.probabilities is not None, reversed(around[:index]))
         since = itertools.takewhile(lambda other: other.probabilities is not None, around[index:])
-        counting = [*itertools.islice(until, before), *itertools.islice(since, after + 1)]
+        counting = [*itertools.islice(until, self._before), *itertools.islice(since, self._after + 1)]
         rows = np.array([other.probabilities for other in counting])
         return replace(result, smoothed=tuple(median(rows).tolist()))
-
-    for count, result in enumerate(results, start=1):
-        window.append(result)
-        if count > after:
-            yield smoothed(len(window) - 1 - after)
-    for index in range(max(0, len(window) - after), len(window)):
-        yield smoothed(index)

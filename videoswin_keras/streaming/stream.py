@@ -5,7 +5,7 @@ import copy
 import gc
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from keras import ops
 from videoswin_keras.classification import as_input, as_probabilities
 from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.recurrent import RecurrentVideoSwin, flatten
-from videoswin_keras.prefetch import prefetched
+from videoswin_keras.prefetch import at_once, prefetched
 from videoswin_keras.streaming.frames import Missing, Sampler
 from videoswin_keras.streaming.smoothing import check_size, smooth
 from videoswin_keras.streaming.timeline import Result
@@ -24,6 +24,8 @@ from videoswin_keras.video import transforms
 
 Frame = np.ndarray | Callable[[], np.ndarray]
 Clip = tuple[float, float, np.ndarray | None]  # start and end in seconds, pixels or None where frames are missing
+# Clips, and where the state of their stream has come with them: sampler, window, moments that have results.
+Read = tuple[list[Clip], Sampler, deque[np.ndarray | None], int]
 
 
 @dataclass
@@ -57,6 +59,21 @@ class StreamState:
             "window": np.stack(pictures) if pictures else np.zeros(0, "uint8"),
         }
         return arrays | {f"memory{index}": value.copy() for index, value in enumerate(self.memory)}
+
+
+@dataclass
+class Feed:
+    """One of several live streams.
+
+    Attributes:
+        frames: Pairs of time and frame, as `VideoStream` takes them.
+        state: What `VideoStream.start` or `restore` returned.
+        is_late: As in `VideoStream.batches`.
+    """
+
+    frames: Iterable[tuple[float, Frame]]
+    state: StreamState
+    is_late: Callable[[], bool]
 
 
 class VideoStream:
@@ -148,21 +165,27 @@ class VideoStream:
                 frame, a function without arguments that returns it, called only for the frames that are looked at.
                 They are read in another thread, one batch of clips ahead; closing the results waits for it.
         """
-        results = itertools.chain.from_iterable(self.batches(frames, self.start()))
-        return smooth(results, self.smooth, self.centred)
 
-    def start(self) -> StreamState:
-        """Returns the state of a recording of which nothing has been seen."""
+        def results() -> Iterator[Result]:
+            state = self.start()
+            for batch in self.batches(frames, state):
+                yield from batch
+            yield from self.finish(state)
+
+        return smooth(results(), self.smooth, self.centred)
+
+    def start(self, longest_hold: float | None = None) -> StreamState:
+        """Returns the state of a recording of which nothing has been seen; `longest_hold` may be its own."""
         memory: list[np.ndarray] = []
         if isinstance(self._model, RecurrentVideoSwin):
             memory = [np.array(ops.convert_to_numpy(part)) for part in flatten(self._model.initial_state(1))]
-        sampler = Sampler(self.fps, self.longest_hold, self.prepare)
+        sampler = Sampler(self.fps, longest_hold or self.longest_hold, self.prepare)
         projected = [np.zeros((*queue.shape[:-1], 2 * queue.shape[-1]), "float32") for queue in memory[::2]]
         return StreamState(sampler, deque(maxlen=self.clip_frames), 0, memory, projected)
 
-    def restore(self, arrays: dict[str, np.ndarray]) -> StreamState:
+    def restore(self, arrays: dict[str, np.ndarray], longest_hold: float | None = None) -> StreamState:
         """Returns the state that `StreamState.to_arrays` gave, of a stream with the same arguments."""
-        state = self.start()
+        state = self.start(longest_hold)
         try:
             moment, done = arrays["position"].tolist()
             state.sampler.resume(moment, arrays["times"].tolist(), next(iter(arrays["shown"]), None))
@@ -193,6 +216,7 @@ class VideoStream:
 
         Whenever it has yielded, `state` is that of a stream to which only these results were given. A stream that
         goes on from it, with the frames later than `state.sampler.position`, gives the same results as this one would.
+        What is left when the frames end, less than a stride, has no result yet: `finish` gives it.
 
         Args:
             frames: As above.
@@ -205,36 +229,87 @@ class VideoStream:
             state.sampler, state.window, state.done = sampler, window, done
             if number % 64 == 63:
                 gc.collect()  # what `_garbage_removed` leaves to collections that it keeps from coming by themselves
-            scores = iter(self._score([clip for _, _, clip in batch if clip is not None], state))
+            clips = [clip for _, _, clip in batch if clip is not None]
+            scores = iter(self._score(clips, [state] * len(clips)))
             yield [Result(start, end, None if clip is None else next(scores)) for start, end, clip in batch]
 
+    def together(self, feeds: Sequence[Feed]) -> Iterator[tuple[int, list[Result] | Exception | None]]:
+        """Yields the results of several live streams as they come; advances the state of each as `batches` does.
+
+        Clips that are complete at the same time are computed at once, in a batch of `batch_size`, of which there must
+        be one for each stream. Each stream is read in a thread of its own, and none waits for another.
+
+        Yields:
+            The number of a stream and its new results, not smoothed; or None when it has ended, or the error with
+            which it did.
+
+        Raises:
+            ValueError: if there are more streams than `batch_size`.
+        """
+        if len(feeds) > self.batch_size:
+            raise ValueError(f"`batch_size` must be at least {len(feeds)}, one for each stream: {self.batch_size}.")
+
+        def take(number: int, read: Read) -> None:
+            feeds[number].state.sampler, feeds[number].state.window, feeds[number].state.done = read[1:]
+
+        reads = [self._read(feed.frames, feed.state, feed.is_late, 1) for feed in feeds]
+        for round_number, ready in enumerate(at_once(reads)):
+            if round_number % 64 == 63:
+                gc.collect()
+            clips, states = [], []
+            for number, read in ready.items():
+                if isinstance(read, tuple):
+                    take(number, read)
+                    new = [clip for _, _, clip in read[0] if clip is not None]
+                    clips += new
+                    states += [feeds[number].state] * len(new)
+            scores = iter(self._score(clips, states, is_together=True))
+            for number, read in ready.items():
+                if not isinstance(read, tuple):
+                    yield number, read
+                    continue
+                yield number, [Result(a, b, None if clip is None else next(scores)) for a, b, clip in read[0]]
+
+    def finish(self, state: StreamState) -> list[Result]:
+        """Returns the results of what is left where a recording ends. Leaves `state` as it is: more may come later."""
+        state = replace(
+            state,
+            sampler=copy.copy(state.sampler),
+            window=state.window.copy(),
+            memory=[part.copy() for part in state.memory],
+            projected=[part.copy() for part in state.projected],
+        )
+        clips = list(self._clips(state.sampler.finish(), state))
+        if state.sampler.moment > state.done:
+            clips.append(self._clip(state, state.sampler.moment))
+        scores: list[tuple[float, ...]] = []
+        for batch in _batches((clip for _, _, clip in clips if clip is not None), self.batch_size):
+            scores += self._score(batch, [state] * len(batch))
+        following = iter(scores)
+        return [Result(start, end, None if clip is None else next(following)) for start, end, clip in clips]
+
     def _read(
-        self, frames: Iterable[tuple[float, Frame]], state: StreamState, is_late: Callable[[], bool] | None
-    ) -> Iterator[tuple[list[Clip], Sampler, deque[np.ndarray | None], int]]:
-        """Yields clips, `batch_size` at a time, and where `state` has come with them; does not change it."""
+        self,
+        frames: Iterable[tuple[float, Frame]],
+        state: StreamState,
+        is_late: Callable[[], bool] | None,
+        size: int | None = None,
+    ) -> Iterator[Read]:
+        """Yields clips, `size` (default: `batch_size`) at a time, and where `state` has come with them.
+
+        Does not change it.
+        """
         state = replace(state, sampler=copy.copy(state.sampler), window=state.window.copy())
-        for batch in _batches(self._clips(frames, state, is_late), self.batch_size):
+        shown = itertools.chain.from_iterable(state.sampler.add(time, frame) for time, frame in frames)
+        # The empty batch at the end carries the frames that came after the last clip.
+        for batch in itertools.chain(_batches(self._clips(shown, state, is_late), size or self.batch_size), ([],)):
             yield batch, copy.copy(state.sampler), state.window.copy(), state.done
 
     def _clips(
-        self, frames: Iterable[tuple[float, Frame]], state: StreamState, is_late: Callable[[], bool] | None
+        self, shown: Iterable[np.ndarray | Missing], state: StreamState, is_late: Callable[[], bool] | None = None
     ) -> Iterator[Clip]:
         """Yields the clip of each result; takes `state` along."""
-
-        def clip(end: int) -> Clip:
-            start, state.done = state.done, end
-            pictures = [picture for picture in state.window if picture is not None]
-            if len(pictures) < len(state.window):
-                return start / self.fps, state.done / self.fps, None
-            pictures += pictures[-1:] * (self.clip_frames - len(pictures))  # a short recording: its last frame
-            return start / self.fps, state.done / self.fps, np.stack(pictures)
-
-        def pictures() -> Iterator[np.ndarray | Missing]:
-            for time, frame in frames:
-                yield from state.sampler.add(time, frame)
-            yield from state.sampler.finish()
-
-        for picture in pictures():
+        for picture in shown:
             new = 1
             if isinstance(picture, Missing):
                 new = picture.count
@@ -245,17 +320,32 @@ class VideoStream:
             end = count - (count - self.clip_frames) % self.stride  # of the last clip that is complete
             is_complete = end >= self.clip_frames and end > count - new
             if is_complete and (state.window[-1] is None or is_late is None or not is_late()):
-                yield clip(end)  # a gap is one result, however long
-        if state.sampler.moment > state.done:
-            yield clip(state.sampler.moment)
+                yield self._clip(state, end)  # a gap is one result, however long
+
+    def _clip(self, state: StreamState, end: int) -> Clip:
+        """Returns the clip of the result that reaches to a moment."""
+        start, state.done = state.done, end
+        pictures = [picture for picture in state.window if picture is not None]
+        if len(pictures) < len(state.window):
+            return start / self.fps, end / self.fps, None
+        pictures += pictures[-1:] * (self.clip_frames - len(pictures))  # a short recording: its last frame
+        return start / self.fps, end / self.fps, np.stack(pictures)
 
     def prepare(self, frame: Frame) -> np.ndarray:
         """Returns what a clip holds of a frame: uint8 RGB (crop, crop, 3), the middle of the resized picture."""
         frame = frame() if callable(frame) else frame
         return transforms.center_crop(transforms.resize_short_side(frame, self.short_side)[None], self.crop)[0]
 
-    def _score(self, clips: list[np.ndarray], state: StreamState) -> list[tuple[float, ...]]:
-        """Returns the probabilities of each clip, one after the other."""
+    def _score(
+        self, clips: list[np.ndarray], states: list[StreamState], is_together: bool = False
+    ) -> list[tuple[float, ...]]:
+        """Returns the probabilities of each clip.
+
+        Args:
+            clips: At most `batch_size`.
+            states: Of the recording of each clip; changed.
+            is_together: Whether each is of another recording; else all are of one, one after the other.
+        """
         if not clips:
             return []
         # Always a whole batch, so that every backend compiles once, and a clip's numbers do not depend on its company.
@@ -263,27 +353,40 @@ class VideoStream:
         with _garbage_removed():
             outputs = self._before.predict_on_batch(as_input(self._classifier, inputs))[: len(clips)]
         if self._after is not None:
-            outputs = np.concatenate([self._step(self._after, tokens[None], state) for tokens in outputs])
+            if is_together:
+                outputs = self._step(self._after, outputs, states, self.batch_size)
+            else:
+                steps = zip(outputs, states, strict=True)
+                outputs = np.concatenate([self._step(self._after, tokens[None], [state]) for tokens, state in steps])
         probabilities = as_probabilities(self._classifier, outputs)
-        if not np.isfinite(probabilities).all():
-            raise ValueError(
-                f"The model gives {probabilities[~np.isfinite(probabilities)][0]} for a clip that ends at "
-                f"{state.done / self.fps:.1f} s. Are its weights sound, and its dtype wide enough?"
-            )
+        for row, state in zip(probabilities, states, strict=True):
+            if not np.isfinite(row).all():
+                raise ValueError(
+                    f"The model gives {row[~np.isfinite(row)][0]} for a clip that ends at "
+                    f"{state.done / self.fps:.1f} s. Are its weights sound, and its dtype wide enough?"
+                )
         return [tuple(row.tolist()) for row in probabilities]
 
-    def _step(self, after: keras.Model, tokens: np.ndarray, state: StreamState) -> np.ndarray:
-        """Takes the tokens of a clip through the memories and what follows them."""
-        inputs = [tokens]
-        for index, projected in enumerate(state.projected):
-            queue, filled = state.memory[2 * index : 2 * index + 2]
-            inputs += [queue[:, -1:], filled, projected]
+    def _step(
+        self, after: keras.Model, tokens: np.ndarray, states: list[StreamState], batch_size: int = 1
+    ) -> np.ndarray:
+        """Takes the tokens of a clip of each state through its memories and what follows them."""
+
+        def rows(parts: list[np.ndarray]) -> np.ndarray:
+            return parts[0] if batch_size == 1 else np.concatenate(parts + parts[-1:] * (batch_size - len(parts)))
+
+        inputs = [rows(list(tokens[:, None]))]
+        for index in range(len(states[0].projected)):
+            inputs.append(rows([state.memory[2 * index][:, -1:] for state in states]))
+            inputs.append(rows([state.memory[2 * index + 1] for state in states]))
+            inputs.append(rows([state.projected[index] for state in states]))
         with _garbage_removed():
             outputs, *new = after.predict_on_batch(inputs)
-            for index, summary in enumerate(new[::2]):
-                self._push(state, index, summary)
-        state.memory[1::2] = new[1::2]
-        return outputs
+            for row, state in enumerate(states):
+                for index, summary in enumerate(new[::2]):
+                    self._push(state, index, summary[row : row + 1])
+                state.memory[1::2] = [filled[row : row + 1] for filled in new[1::2]]
+        return outputs[: len(states)]
 
     def _push(self, state: StreamState, memory: int, summary: np.ndarray) -> None:
         """Drops the oldest slot of a memory's queue, and appends a summary and what is read of it."""

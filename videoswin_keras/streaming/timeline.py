@@ -41,7 +41,7 @@ class Result:
         if len(self.probabilities) == 1:
             return 0.0
         p = np.array([value for value in self.probabilities if value > 0])
-        return float(-(p * np.log(p)).sum() / np.log(len(self.probabilities)))
+        return abs(float((p * np.log(p)).sum() / np.log(len(self.probabilities))))
 
 
 @dataclass(frozen=True)

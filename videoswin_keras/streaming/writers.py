@@ -6,92 +6,80 @@ Times are seconds from the first frame of the recording; stretches in which noth
 import csv
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
-from pathlib import Path
-from typing import Any
+from datetime import date, time
+from pathlib import Path, PurePath
+from typing import IO, Any
 
 from videoswin_keras import optional
 from videoswin_keras.atomic import replacing
+from videoswin_keras.streaming.about import About, FileSpan
 from videoswin_keras.streaming.timeline import Bout, Result
-
-UNSCORED = "unscored"
-
-
-@dataclass(frozen=True)
-class About:
-    """What a recording is, beside its results.
-
-    Attributes:
-        name: What it is called.
-        labels: Class names in index order.
-        source: The files or the camera, as text.
-        fps: Frames per second that were looked at.
-        started: The time of day of its first frame; None if it is not known.
-
-    Raises:
-        ValueError: if a class is called "unscored".
-    """
-
-    name: str
-    labels: tuple[str, ...]
-    source: str
-    fps: float
-    started: datetime | None = None
-
-    def __post_init__(self) -> None:
-        if UNSCORED in self.labels:
-            raise ValueError(f"No class may be called {UNSCORED!r}: that is what a gap is called in the files.")
-
-    def label(self, index: int | None) -> str:
-        """Returns the name of a class; "unscored" for None."""
-        return UNSCORED if index is None else self.labels[index]
-
-    def clock(self, seconds: float) -> str:
-        """Returns the time of day that many seconds after the start, or the time elapsed: "22:05:09", "1:05:09"."""
-        if self.started is not None:
-            return f"{self.started + timedelta(seconds=seconds):%H:%M:%S}"
-        minutes, second = divmod(int(seconds), 60)
-        return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
-
-
-def length_of_time(seconds: float) -> str:
-    """Returns "2 h 05 min", "3 min 20 s" or "7.5 s"."""
-    if seconds < 60:
-        return f"{seconds:.4g} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min {rest:02} s"
+from videoswin_keras.text import printable, spreadsheet_safe
 
 
 def write_csv(path: Path, results: Iterable[Result], about: About) -> None:
-    """Writes one line per result: start, end, labels, uncertainty and the probability of each class, 0–1."""
-    header = ["start_s", "end_s", "clock", "label", "smoothed_label", "uncertainty"]
-    rows = (
-        [
-            _seconds(result.start),
-            _seconds(result.end),
-            about.clock(result.start),
-            about.label(result.label),
-            about.label(result.smoothed_label),
-            "" if result.uncertainty is None else f"{result.uncertainty:.4f}",
-            *([""] * len(about.labels) if result.probabilities is None else (f"{p:.6f}" for p in result.probabilities)),
-        ]
-        for result in results
-    )
-    _write_table(path, [*header, *(f"p({label})" for label in about.labels)], rows)
+    """Writes one line per result: where it is, labels, uncertainty and the probability of each class, 0–1.
+
+    The first line, after a "#", says which seconds a result stands for; the second has the names of the columns.
+    """
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        begin_csv(file, about).writerows(csv_row(result, about) for result in results)
+
+
+def begin_csv(file: IO[str], about: About) -> Any:
+    """Writes the first two lines of results.csv, and returns a `csv.writer` for the others."""
+    columns = ["start_s", "end_s", "time", "clock", "file", "file_s", "label", "smoothed_label", "uncertainty"]
+    return _begin_table(file, [*columns, *(f"p({printable(label)})" for label in about.labels)], about)
+
+
+def csv_row(result: Result, about: About) -> list[str]:
+    """Returns what results.csv says about a result."""
+    probabilities = [""] * len(about.labels)
+    if result.probabilities is not None:
+        probabilities = [f"{probability:.6f}" for probability in result.probabilities]
+    return [
+        _seconds(result.start),
+        _seconds(result.end),
+        *_place(result.start, about),
+        spreadsheet_safe(about.label(result.label)),
+        spreadsheet_safe(about.label(result.smoothed_label)),
+        "" if result.uncertainty is None else f"{result.uncertainty:.4f}",
+        *probabilities,
+    ]
+
+
+def _place(seconds: float, about: About) -> list[str]:
+    """Returns what a table says about a time: the moment with its zone, the clock, the file and the time in it."""
+    span = about.file_at(seconds)
+    in_file = ["", ""] if span is None else [spreadsheet_safe(span.file), _seconds(seconds - span.start)]
+    return [about.iso(seconds), about.clock(seconds), *in_file]
 
 
 def write_jsonl(path: Path, results: Iterable[Result], about: About) -> None:
-    """Writes one JSON object per line and result; null where nothing is known."""
+    """Writes one JSON object per line: what the recording is, then each result; null where nothing is known."""
 
     def rounded(values: tuple[float, ...] | None) -> list[float] | None:
         return None if values is None else [round(value, 6) for value in values]
 
+    header = {
+        "recording": about.name,
+        "source": about.source,
+        "started": about.iso(0.0) or None,
+        "fps": about.fps,
+        "clip_frames": about.clip_frames,
+        "labels": about.labels,
+        "meaning": about.meaning,
+    }
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(header, ensure_ascii=False) + "\n")
         for result in results:
+            span = about.file_at(result.start)
             content = {
                 "start": result.start,
                 "end": result.end,
+                "time": about.iso(result.start) or None,
+                "file": None if span is None else span.file,
+                "file_start": None if span is None else round(result.start - span.start, 6),
                 "label": None if result.label is None else about.labels[result.label],
                 "smoothed_label": None if result.smoothed_label is None else about.labels[result.smoothed_label],
                 "uncertainty": None if result.uncertainty is None else round(result.uncertainty, 4),
@@ -102,49 +90,56 @@ def write_jsonl(path: Path, results: Iterable[Result], about: About) -> None:
 
 
 def write_bouts(path: Path, timeline: Sequence[Bout], about: About) -> None:
-    """Writes one line per bout of a smoothed label, and per stretch that is not scored."""
-    rows = (
-        [
-            _seconds(bout.start),
-            _seconds(bout.end),
-            _seconds(bout.duration),
-            about.clock(bout.start),
-            about.label(bout.label),
-        ]
-        for bout in timeline
-    )
-    _write_table(path, ["start_s", "end_s", "duration_s", "clock", "label"], rows)
+    """Writes one line per bout of a smoothed label, and per stretch that is not scored; begins as `write_csv`."""
+    columns = ["start_s", "end_s", "duration_s", "time", "clock", "file", "file_s", "label"]
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        _begin_table(file, columns, about).writerows(
+            [
+                _seconds(bout.start),
+                _seconds(bout.end),
+                _seconds(bout.duration),
+                *_place(bout.start, about),
+                spreadsheet_safe(about.label(bout.label)),
+            ]
+            for bout in timeline
+        )
 
 
 def write_boris(path: Path, timeline: Sequence[Bout], about: About) -> None:
     """Writes the bouts with the columns of BORIS's export "aggregated events", as state events.
 
-    What is not scored is left out, so that the time budget has only behaviours.
+    What is not scored is left out, so that the time budget has only behaviours. Times are those of the recording; the
+    media file of an event is the one in which it begins.
     """
     total = timeline[-1].end if timeline else 0.0
-    rows = (
-        {
-            "Observation id": about.name,
-            "Observation date": "" if about.started is None else about.started.isoformat(" ", "seconds"),
+    source = ";".join(span.file for span in about.files) or about.source
+
+    def row(bout: Bout) -> dict[str, str]:
+        span = about.file_at(bout.start)
+        return {
+            "Observation id": spreadsheet_safe(about.name),
+            "Observation date": about.iso(0.0),
+            "Description": about.meaning,
             "Observation type": "Media file(s)",
-            "Source": about.source,
+            "Source": spreadsheet_safe(source),
             "Time offset (s)": "0",
             "Coding duration": _seconds(total),
-            "Media duration (s)": _seconds(total),
+            "Media duration (s)": ";".join(_seconds(span.end - span.start) for span in about.files) or _seconds(total),
             "FPS (frame/s)": f"{about.fps:g}",
             "Subject": "No focal subject",
             "Observation duration by subject by observation": _seconds(total),
-            "Behavior": about.label(bout.label),
+            "Behavior": spreadsheet_safe(about.label(bout.label)),
             "Behavior type": "STATE",
             "Start (s)": _seconds(bout.start),
             "Stop (s)": _seconds(bout.end),
             "Duration (s)": _seconds(bout.duration),
-            "Media file name": about.source,
+            "Media file name": spreadsheet_safe(source if span is None else span.file),
         }
-        for bout in timeline
-        if bout.label is not None
-    )
-    _write_table(path, BORIS_COLUMNS, ([row.get(column, "") for column in BORIS_COLUMNS] for row in rows))
+
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, BORIS_COLUMNS, restval="", lineterminator="\n")
+        table.writeheader()
+        table.writerows(row(bout) for bout in timeline if bout.label is not None)
 
 
 # Of BORIS 8, menu Observations, Export events, Aggregated events; without modifiers and independent variables.
@@ -181,27 +176,56 @@ def write_edf(path: Path, timeline: Sequence[Bout], about: About) -> None:
     with optional.needed("Writing EDF+", "edfio"):
         import edfio
 
-    def text(bout: Bout) -> str:  # control characters delimit annotations
-        return "".join(character if character.isprintable() else " " for character in about.label(bout.label))
-
-    annotations = [edfio.EdfAnnotation(bout.start, bout.duration, text(bout)) for bout in timeline]
+    annotations = [edfio.EdfAnnotation(b.start, b.duration, printable(about.label(b.label))) for b in timeline]
     # EDF+ knows the dates from 1985 to 2084; without one edfio leaves it open.
     started = about.started if about.started and 1985 <= about.started.year <= 2084 else None
-    recording = edfio.Recording(startdate=date(started.year, started.month, started.day)) if started else None
+    recording = edfio.Recording(
+        startdate=None if started is None else date(started.year, started.month, started.day),
+        equipment_code="videoswin",
+        additional=("labels_hold_from_onset_for_duration",),
+    )
     begins = time(started.hour, started.minute, started.second) if started else None
     with replacing(path) as temporary:
         edfio.Edf([], annotations=annotations, recording=recording, starttime=begins).write(temporary)
 
 
-def write_webvtt(path: Path, timeline: Sequence[Bout], about: About) -> None:
-    """Writes the bouts as subtitles, so that a player shows the label over the video."""
+def write_webvtt(folder: Path, timeline: Sequence[Bout], about: About) -> None:
+    """Writes the bouts as subtitles, so that a player shows the label over the video.
+
+    Of one file, or a camera, as labels.vtt; of several files one by the name of each in the folder labels, in the time
+    of that file.
+    """
+    if len(about.files) < 2:
+        _write_subtitles(folder / "labels.vtt", timeline, about)
+        return
+    (folder / "labels.vtt").unlink(missing_ok=True)  # of when there was one file
+    (folder / "labels").mkdir(exist_ok=True)
+    for name, span in _subtitle_names(about.files):
+        inside = [
+            Bout(max(bout.start - span.start, 0.0), min(bout.end, span.end) - span.start, bout.label)
+            for bout in timeline
+            if bout.end > span.start and bout.start < span.end
+        ]
+        _write_subtitles(folder / "labels" / name, inside, about)
+
+
+def _subtitle_names(files: Sequence[FileSpan]) -> Iterable[tuple[str, FileSpan]]:
+    """Returns a file name for the subtitles of each file: the stem, or all of its name where stems are the same."""
+    stems = [PurePath(span.file).stem for span in files]
+    for span, stem in zip(files, stems, strict=True):
+        name = stem if stems.count(stem) == 1 else span.file.replace("/", "_").replace("\\", "_")
+        yield f"{name}.vtt", span
+
+
+def _write_subtitles(path: Path, timeline: Iterable[Bout], about: About) -> None:
     with optional.needed("Writing WebVTT", "webvtt"):
         import webvtt
 
     subtitles = webvtt.WebVTT()
+    subtitles.header_comments.append(about.meaning)
     for bout in timeline:
         # What would be markup is written as what it looks like.
-        text = about.label(bout.label).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        text = printable(about.label(bout.label)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         subtitles.captions.append(webvtt.Caption(_timestamp(bout.start), _timestamp(bout.end), text))
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         subtitles.write(file)
@@ -217,8 +241,8 @@ def _seconds(value: float) -> str:
     return f"{value:.3f}"
 
 
-def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+def _begin_table(file: IO[str], columns: Sequence[str], about: About) -> Any:
+    file.write(f"# {about.meaning}\n")
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    return writer

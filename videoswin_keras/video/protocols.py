@@ -26,6 +26,8 @@ class Protocol:
         short_side_single: Integer. Shorter side of the frames before the crop, in pixels, with one view. Default: 256.
         short_side_full: Integer. The same in the full test. Default: 224.
         crop: Integer. Side of the square that is cut out, in pixels. Default: 224.
+        is_interval_checked: Whether a video of no more frames than `interval` is refused; a clip of it is one frame,
+            repeated. Default: False.
 
     Raises:
         ValueError: if a value makes no sense.
@@ -45,6 +47,7 @@ class Protocol:
     short_side_single: int = 256
     short_side_full: int = 224
     crop: int = 224
+    is_interval_checked: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in ("kinetics", "something_something_v2", "torchvision"):
@@ -82,7 +85,7 @@ class Protocol:
             f"{count} view{'s' if count > 1 else ''} per video"
         )
 
-    def views(self, path: str | Path, views: int = 1) -> "Views":
+    def views(self, path: str | Path, views: int = 1, input_rate: float | None = None) -> "Views":
         """Decodes the frames of all views of a video, each frame once.
 
         Args:
@@ -90,13 +93,15 @@ class Protocol:
             views: Integer. 1: one clip from the middle, one crop from the middle, as in validation during training.
                 12: the full published test, of as many views as the protocol has (`num_views`, which says the same).
                 On Something-Something v2 these are 3.
+            input_rate: Float. Frames per second of a bare stream (H.264, HEVC, motion JPEG, …), which has no times.
 
         Returns:
             The views, to be read one at a time.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if `views` is another number.
+            ValueError: if `views` is another number, `input_rate` is not from 0.001 to 1000 or the file has times of
+                its own, or the interval is checked and as long as the video.
             VideoError: if the file is no video, or cannot be decoded.
 
         Example, with a picture, which is a video of one frame:
@@ -114,8 +119,14 @@ class Protocol:
                 f"Received: {views}."
             )
         is_full = views != 1
-        index = decode.probe(path)
-        clips = index.frames_at(self._slots(index.num_slots(self.rate), self.num_clips if is_full else 1), self.rate)
+        index = decode.probe(path, input_rate)
+        num_slots = index.num_slots(self.rate)
+        if self.is_interval_checked and self.name == "kinetics" and 1 < num_slots <= self.interval:
+            raise ValueError(
+                f"The interval must be less than the video's number of frames, else a clip is one frame, repeated. "
+                f"Received: interval {self.interval}; {path} has {num_slots} frames."
+            )
+        clips = index.frames_at(self._slots(num_slots, self.num_clips if is_full else 1), self.rate)
         short_side = self.short_side_full if is_full else self.short_side_single
         num_crops = self.num_crops if is_full else 1
 

@@ -1,0 +1,136 @@
+"""What a recording is, beside its results: its name, its classes, its clock, its files, and what is wrong with them."""
+
+import functools
+import itertools
+from bisect import bisect_right
+from dataclasses import dataclass
+from datetime import datetime
+
+from videoswin_keras.streaming.clocks import add_seconds
+
+UNSCORED = "unscored"
+LEFT_OUT, CUT_OFF, OVERLAP, DAMAGED = "left out", "cut off", "overlap", "damaged"  # kinds of problems
+# Said in the header of every file of results.
+MEANING = (
+    "Each result stands for the seconds from its start to its end, counted from the first frame of the recording; the "
+    "model saw the clip of {clip:g} s that ends there. Unscored: frames are missing in that clip."
+)
+
+
+@dataclass(frozen=True)
+class FileSpan:
+    """Where a file lies in a recording.
+
+    Attributes:
+        file: Its name.
+        start: Float. Seconds of the recording at which it begins; negative for a first file without a frame there.
+        end: Float. Seconds of the recording at which its last frame ends.
+        until: Float. The same by the file's own word, if that is later: it broke off.
+        source: How the start is known: "its name", "its container", "the end of the file before", …
+    """
+
+    file: str
+    start: float
+    end: float
+    until: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a file of a recording.
+
+    Attributes:
+        file: Its name.
+        kind: LEFT_OUT, CUT_OFF, OVERLAP or DAMAGED.
+        what: A sentence that goes on after the name: "is left out: …".
+        at: Float. Seconds of the recording at which it shows.
+    """
+
+    file: str
+    kind: str
+    what: str
+    at: float
+
+
+@dataclass(frozen=True)
+class About:
+    """What a recording is, beside its results.
+
+    Attributes:
+        name: What it is called.
+        labels: Class names in index order.
+        source: The files or the camera, as text.
+        fps: Frames per second that were looked at.
+        clip_frames: Frames of a clip.
+        started: When its first frame was taken, with the zone whose clocks people read; None if it is not known.
+        files: Where each file lies in the recording, in order; empty for a camera.
+        problems: What is wrong with the files.
+
+    Raises:
+        ValueError: if a class is called "unscored", or `started` has no zone.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    source: str
+    fps: float
+    clip_frames: int = 32
+    started: datetime | None = None
+    files: tuple[FileSpan, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    def __post_init__(self) -> None:
+        if UNSCORED in self.labels:
+            raise ValueError(f"No class may be called {UNSCORED!r}: that is what a gap is called in the files.")
+        if self.started is not None and self.started.tzinfo is None:
+            raise ValueError(f"`started` must have a time zone. Received: {self.started!r}.")
+
+    @property
+    def meaning(self) -> str:
+        """Which seconds a result stands for, in two sentences."""
+        return MEANING.format(clip=self.clip_frames / self.fps)
+
+    def label(self, index: int | None) -> str:
+        """Returns the name of a class; "unscored" for None."""
+        return UNSCORED if index is None else self.labels[index]
+
+    def moment(self, seconds: float) -> datetime | None:
+        """Returns the moment that many seconds after the start, by the clocks of its zone; None if not known."""
+        return None if self.started is None else add_seconds(self.started, seconds)
+
+    def iso(self, seconds: float) -> str:
+        """Returns that moment as "2026-11-20T22:05:09.250+01:00"; "" if it is not known."""
+        moment = self.moment(seconds)
+        return "" if moment is None else moment.isoformat(timespec="milliseconds")
+
+    def clock(self, seconds: float) -> str:
+        """Returns the time of day that many seconds after the start, or the time elapsed: "22:05:09", "1:05:09"."""
+        moment = self.moment(seconds)
+        if moment is not None:
+            return f"{moment:%H:%M:%S}"
+        minutes, second = divmod(int(seconds), 60)
+        return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
+
+    def when(self, seconds: float) -> str:
+        """Returns date, time and offset that many seconds after the start, or the time elapsed."""
+        moment = self.moment(seconds)
+        return self.clock(seconds) if moment is None else moment.isoformat(" ", "seconds")
+
+    def file_at(self, seconds: float) -> FileSpan | None:
+        """Returns the file that shows a time of the recording: of an overlap the first. None where none does."""
+        begun = self.files[: bisect_right(self._starts, seconds + 1e-6)]
+        ending_later = itertools.takewhile(lambda span: seconds < span.end, reversed(begun))
+        return min(ending_later, key=lambda span: span.start, default=None)
+
+    @functools.cached_property
+    def _starts(self) -> list[float]:
+        return [span.start for span in self.files]
+
+
+def length_of_time(seconds: float) -> str:
+    """Returns "2 h 05 min", "3 min 20 s" or "7.5 s"."""
+    if seconds < 60:
+        return f"{seconds:.4g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min {rest:02} s"

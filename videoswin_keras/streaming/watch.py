@@ -1,0 +1,80 @@
+"""Cameras on their way into folders: all at once, and a folder for each day if asked for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+
+from videoswin_keras.streaming.camera import Camera
+from videoswin_keras.streaming.journal import SETTINGS
+from videoswin_keras.streaming.run import Run
+from videoswin_keras.streaming.stream import VideoStream
+from videoswin_keras.streaming.timeline import Result
+
+
+def watch(
+    stream: VideoStream,
+    runs: Sequence[Run],
+    on_end: Callable[[Run, Exception | None], None],
+    roll: float | None = None,
+) -> Iterator[tuple[Run, Result]]:
+    """Yields what cameras show, and keeps it, until they are closed.
+
+    What goes wrong with one camera ends that one: the others go on.
+
+    Args:
+        stream: With a `batch_size` of at least one for each camera.
+        runs: Of one `Camera` each.
+        on_end: Function that writes the files of a run, called in a thread of its own when its camera has been closed
+            or its time is over; or is told the error with which it ended.
+        roll: Float from 0 to 24. Hours after which a camera goes on in another folder, beside the one before and called
+            by date and time; counted from midnight.
+    """
+    now: list[Run | None] = list(runs)
+    with ThreadPoolExecutor(1, "reports") as reports:
+
+        def end(number: int, error: Exception | None) -> None:
+            run, now[number] = now[number], None
+            assert run is not None
+            assert isinstance(run.source, Camera)
+            run.source.close()
+            run.close()
+            if error is None and not run.has_results:
+                run.discard()
+            else:
+                reports.submit(on_end, run, error)
+
+        for first in runs:
+            first.begin()
+        for number, batch in stream.together([run.feed() for run in runs]):
+            run = now[number]
+            if run is None:
+                continue
+            try:
+                if isinstance(batch, Exception):
+                    raise batch
+                for result in run.end() if batch is None else run.take(batch):
+                    yield run, result
+                if batch is None:
+                    end(number, None)
+                elif roll is not None and run.is_over(roll):
+                    following = run.following(period_folder(run.folder.parent, run.moment))
+                    following.begin()
+                    now[number] = following
+                    reports.submit(on_end, run, None)
+            except Exception as error:
+                end(number, error)
+
+
+_PERIOD = "%Y-%m-%d_%H%M%S%z"  # with the offset: an hour may come twice
+
+
+def period_folder(folder: Path, moment: datetime) -> Path:
+    """Returns the folder of the results from a moment on, in the folder of a camera."""
+    return folder / f"{moment:{_PERIOD}}"
+
+
+def periods(folder: Path) -> list[Path]:
+    """Returns the folders of a camera that have results, in the order of time."""
+    found = [path.parent for path in folder.glob(f"*/{SETTINGS}")]
+    return sorted(found, key=lambda path: datetime.strptime(path.name, _PERIOD))
