@@ -63,7 +63,11 @@ def hide(monkeypatch):
 @pytest.mark.parametrize("verb", ["classify", "stream", "demo"])
 def test_a_verb_says_what_it_needs_before_it_begins(verb, hide, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    arguments = {"classify": ["x.mp4"], "stream": ["x.mp4", "--weights", "w.keras", "--out", "out"], "demo": []}[verb]
+    arguments = {
+        "classify": ["x.mp4"],
+        "stream": ["x.mp4", "--weights", "pico_moving_shapes", "--out", "out"],
+        "demo": [],
+    }[verb]
     hide("av")
     assert main([verb, *arguments]) == 2
     said = f"videoswin: error: videoswin {verb} needs PyAV, which is not installed. Install it: pip install av\n"

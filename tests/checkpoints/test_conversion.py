@@ -435,7 +435,7 @@ def test_other_checkpoints(tmp_path):
 
 
 def test_paths(nano_weights, tmp_path):
-    with pytest.raises(FileNotFoundError, match="neither a file nor a checkpoint of the zoo"):
+    with pytest.raises(FileNotFoundError, match="There is no weights file at"):
         convert(tmp_path / "absent.pth", tmp_path / "out.weights.h5")
     with pytest.raises(FileNotFoundError, match="is a folder, not a checkpoint"):
         convert(tmp_path, tmp_path / "out.weights.h5")

@@ -108,6 +108,13 @@ def test_a_table_of_starts(tmp_path):
         "b;1.mp4": datetime(2026, 11, 20, 20, 30, tzinfo=UTC),
     }
     assert read_starts(path, BERLIN) == expected
+    moments = find_starts(
+        [Path("card/a.mp4"), Path("card/2/c.mp4")],
+        lambda path: None,
+        BERLIN,
+        listed=expected | {"2/c.mp4": expected["a.mp4"]},
+    )
+    assert [start.moment for start in moments] == [expected["a.mp4"]] * 2
     path.write_text("file,start\na.mp4,tonight\n")
     with pytest.raises(ValueError, match=r"line 2: expected .* Received: 'a.mp4', 'tonight'"):
         read_starts(path, BERLIN)

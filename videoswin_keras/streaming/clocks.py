@@ -136,7 +136,7 @@ def read_starts(path: str | Path, zone: tzinfo) -> dict[str, datetime]:
     starts: dict[str, datetime] = {}
     for row in rows:
         try:
-            starts[row["file"].strip()] = read_moment(row["start"], zone)
+            starts[str(Path(row["file"].strip()))] = read_moment(row["start"], zone)
         except (ValueError, AttributeError, TypeError) as error:
             raise ValueError(
                 f'{path}, line {rows.line_num}: expected a file and a start such as "2026-11-20 21:30:00". '
@@ -227,6 +227,18 @@ class Start:
     source: str
 
 
+def in_list(path: Path, listed: dict[str, datetime]) -> datetime | None:
+    """Returns the start of a file in a table, which may give its name, or its path, or the end of that.
+
+    Example:
+
+    >>> print(in_list(Path("card/1/a.mp4"), {"1/a.mp4": datetime(2026, 11, 20, 21, 30)}))
+    2026-11-20 21:30:00
+    """
+    ends = (Path(*path.parts[-count:]) for count in range(len(path.parts), 0, -1))
+    return next((listed[str(end)] for end in ends if str(end) in listed), None)
+
+
 def find_starts(
     paths: Sequence[Path],
     created: Callable[[Path], datetime | None],
@@ -251,7 +263,7 @@ def find_starts(
         ValueError: if the list knows none of the files.
     """
     if listed is not None:
-        known = [listed.get(str(path), listed.get(path.name)) for path in paths]
+        known = [in_list(path, listed) for path in paths]
         if not any(known):
             raise ValueError(f"The table of starts lacks {paths[0]}. It has: {_some(listed)}.")
         return [None if moment is None else Start(moment, LISTED) for moment in known]

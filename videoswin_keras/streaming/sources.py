@@ -10,7 +10,7 @@ from datetime import datetime, tzinfo
 from pathlib import Path
 
 from videoswin_keras.streaming.camera import identity, public_name
-from videoswin_keras.streaming.clocks import LISTED, Start, add_seconds, find_starts, seconds_after
+from videoswin_keras.streaming.clocks import LISTED, Start, add_seconds, find_starts, in_list, seconds_after
 from videoswin_keras.text import printable
 from videoswin_keras.video.decode import VideoError, read_header
 
@@ -159,12 +159,11 @@ def _listed_and_missing(
 ) -> list[tuple[Path, Start]]:
     """Returns files that are listed and not there, with a start between those of the first and the last that are."""
     known = [start.moment.timestamp() for start in starts if start is not None]
-    there = {name for path in paths for name in (path.name, str(path))}
     folder = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     return [
         (folder / name, Start(moment, LISTED))
         for name, moment in (clocks.listed or {}).items()
-        if name not in there and min(known) < moment.timestamp() < max(known) and not (folder / name).exists()
+        if not any(in_list(path, {name: moment}) for path in paths) and min(known) < moment.timestamp() < max(known)
     ]
 
 

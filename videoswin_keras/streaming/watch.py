@@ -1,7 +1,7 @@
 """Cameras on their way into folders: all at once, and a folder for each day if asked for."""
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 
@@ -31,6 +31,7 @@ def watch(
             by date and time; counted from midnight.
     """
     now: list[Run | None] = list(runs)
+    written: list[Future[None]] = []
     with ThreadPoolExecutor(1, "reports") as reports:
 
         def end(number: int, error: Exception | None) -> None:
@@ -42,7 +43,7 @@ def watch(
             if error is None and not run.has_results:
                 run.discard()
             else:
-                reports.submit(on_end, run, error)
+                written.append(reports.submit(on_end, run, error))
 
         for first in runs:
             first.begin()
@@ -61,9 +62,11 @@ def watch(
                     following = run.following(period_folder(run.folder.parent, run.moment))
                     following.begin()
                     now[number] = following
-                    reports.submit(on_end, run, None)
+                    written.append(reports.submit(on_end, run, None))
             except Exception as error:
                 end(number, error)
+        for report in written:
+            report.result()  # raises what `on_end` did not catch
 
 
 _PERIOD = "%Y-%m-%d_%H%M%S%z"  # with the offset: an hour may come twice
