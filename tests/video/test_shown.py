@@ -131,11 +131,17 @@ def test_the_first_of_two_videos_counts(name, tmp_path, numbered, number_of):
     assert [number_of(frame) for _, frame in decode.iter_frames(path)] == [0, 1, 2, 3]
 
 
-def test_an_animated_webp_is_one_clear_error(tmp_path):
+def test_an_animated_webp_is_read_or_is_one_clear_error(tmp_path):
+    """FFmpeg 8 reads it."""
     pictures = [Image.fromarray(np.full((48, 64, 3), 20 * number, "uint8")) for number in range(8)]
     path = tmp_path / "animated.webp"
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40)
-    for read in (decode.probe, decode.iter_frames, decode.read_header):
+    with av.open(str(path)) as container:
+        is_read = container.format.name == "webp_anim"
+    if is_read:
+        assert decode.probe(path).num_frames == 8
+        assert [round(frame.mean(), -1) for _, frame in decode.iter_frames(path)] == [20 * k for k in range(8)]
+    for read in () if is_read else (decode.probe, decode.iter_frames, decode.read_header):
         with pytest.raises(decode.VideoError, match="is an animated WebP, which FFmpeg cannot read here"):
             read(path)
     still = tmp_path / "still.webp"
