@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from videoswin_keras.atomic import replacing
-from videoswin_keras.cli.inputs import find_videos, read_classes
+from videoswin_keras.cli.inputs import add_input_rate, find_videos, read_classes
 from videoswin_keras.text import printable, printable_lines
 
 HELP = "Classify video files."
@@ -41,13 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--interval", type=int, help="take every n-th frame of a clip (default: as the checkpoint was trained, else 2)"
     )
-    parser.add_argument(
-        "--input-rate",
-        type=float,
-        metavar="RATE",
-        help="frames per second of bare streams (.h264, .hevc, .mjpeg, …), which have no times (default: what the "
-        "stream says, else FFmpeg's guess)",
-    )
+    add_input_rate(parser)
     parser.add_argument("--device", help="where to compute: cpu, gpu, gpu:1, … (default: the backend's choice)")
 
 

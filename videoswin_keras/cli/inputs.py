@@ -1,5 +1,6 @@
 """What several verbs take: video files and folders of them, lists of class names."""
 
+import argparse
 import mimetypes
 import re
 from collections.abc import Iterator
@@ -21,6 +22,17 @@ _OTHER_SUFFIXES = {
 # Chapters of an action camera: GH010042 and GX020042 are the first and the second of recording 42, GOPR0042 and
 # GP010042 those of an older one.
 _CHAPTER = re.compile(r"(?:(G[HXL]|GP)(\d\d)|GOPR)(\d{4})", re.IGNORECASE)
+
+
+def add_input_rate(parser: argparse.ArgumentParser) -> None:
+    """Adds --input-rate."""
+    parser.add_argument(
+        "--input-rate",
+        type=float,
+        metavar="RATE",
+        help="frames per second of bare streams (.h264, .hevc, .mjpeg, …), which have no times (default: what the "
+        "stream says, else FFmpeg's guess)",
+    )
 
 
 def find_videos(paths: list[str]) -> Iterator[Path]:

@@ -2,6 +2,8 @@
 
 import argparse
 
+from videoswin_keras.cli.inputs import add_input_rate
+
 HELP = "Classify recordings of any length, or live video, clip after clip."
 EXAMPLES = """examples:
   videoswin stream night.mp4 --weights sows.keras --classes stages.txt --out results
@@ -51,13 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--name-format", help="how names say when a file begins, as %%d%%m%%y_%%H%%M (strptime)")
     parser.add_argument("--zone", help='whose clocks these are, as "Europe/Berlin" (default: this machine\'s)')
-    parser.add_argument(
-        "--input-rate",
-        type=float,
-        metavar="RATE",
-        help="frames per second of bare streams (.h264, .hevc, .mjpeg, …), which have no times (default: what the "
-        "stream says, else FFmpeg's guess)",
-    )
+    add_input_rate(parser)
     parser.add_argument(
         "--hold",
         type=float,
