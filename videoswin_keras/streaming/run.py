@@ -181,6 +181,7 @@ class Run:
         self._fill_in()
         if self._journal.state is None:
             self._save()  # so that records without a state are known to be damaged
+            self._saved = -math.inf
         self._file = (self.folder / SO_FAR).open("w", encoding="utf-8", newline="")
         self._table = writers.begin_csv(self._file, self.about)
         for result in self._journal.results():
