@@ -188,3 +188,33 @@ def test_cameras_are_told_by_their_whole_address_but_passwords():
     others += ["http://h/live?streamkey=cam1", "http://h/live?streamkey=cam2", "rtsp://h/a@1", "rtsp://h2/a@1"]
     assert identity(same[0]) == identity(same[1])
     assert len({identity(source) for source in [*same, *others]}) == len(others) + 1
+
+
+@pytest.mark.parametrize("leap", [-3600.0, 40 * 86_400.0])
+def test_a_clock_that_is_set_is_said_and_not_followed(leap):
+    script = Script(range(10), step=1.0)
+    was_set = iter([0.0] * 5 + [leap] * 5)
+    camera = Camera(
+        "camera:0",
+        read=script.read,
+        clock=lambda: script.now + next(was_set),
+        steady=lambda: script.now,
+        wait=script.wait,
+    )
+    assert [time for time, _ in run_to_the_end(camera)] == [1001.0 + second for second in range(10)]
+    assert f"the clock was set by {leap:+.1f} s" in camera.problems()[-1]
+
+
+def test_a_clock_that_is_set_by_hours_ahead_is_followed():
+    script = Script(range(10), step=1.0)
+    was_set = iter([0.0] * 5 + [7200.0] * 5)
+    camera = Camera(
+        "camera:0",
+        read=script.read,
+        clock=lambda: script.now + next(was_set),
+        steady=lambda: script.now,
+        wait=script.wait,
+    )
+    times = [time for time, _ in run_to_the_end(camera)]
+    assert times[4:6] == [1005.0, 1006.0 + 7200.0]
+    assert not any("clock" in problem for problem in camera.problems())

@@ -285,6 +285,21 @@ def test_a_camera(model, tmp_path):
     assert set(contents(tmp_path / "out")) == FILES
 
 
+def test_a_clock_that_was_set_back_between_two_runs_is_said(model, tmp_path):
+    for now, resume in [(1000.0, False), (900.0, True)]:
+        script = Script(range(100), step=0.125)
+        script.now = now
+        camera = script.camera(fps=8, queue_size=1000)
+        run = run_of(model, camera, tmp_path / "out", resume)
+        camera._run()
+        camera.close()
+        results = list(run.results())
+        run.finish()
+    assert results[-1].end == pytest.approx(25.0, abs=1.0)
+    assert "the clock was set back by 112.5 s" in [problem.what for problem in run.about.problems][-1]
+    assert "the clock was set back" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
 def test_nothing_to_see(model, tmp_path):
     (tmp_path / "empty.mp4").touch()
     run = run_of(model, Recording([tmp_path / "empty.mp4"]), tmp_path / "out")

@@ -16,7 +16,9 @@ from videoswin_keras.text import printable
 _log = logging.getLogger(__name__)
 
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds before another attempt to connect; doubled after each that fails
-_LONGEST_LEAP = 86_400.0  # seconds by which a clock may be set; more is one that had not been set before
+# Seconds by which a clock may be set back, or ahead, and is followed: more would be time that comes twice, or a clock
+# that had not been set before.
+_STEP_BACK, _STEP_AHEAD = 1.0, 86_400.0
 _TIMEOUT_MS = 10_000  # to connect, and for the next frame
 _PASSWORD = re.compile(r"(?i)((?:password|passwd|passphrase|pass|pwd)=)[^&;/_?]*")
 _SCHEMES = {"rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt"}
@@ -80,7 +82,8 @@ class Camera:
             is damaged; it raises OSError if it cannot connect, and ends when the stream does. Default: OpenCV's.
         clock: Function that returns the time in seconds. Default: that of day.
         steady: Function that returns the seconds since some moment, whatever happens to `clock`. Where the clock is set
-            more than a day ahead, times go on by this one. Default: the time since this machine was started.
+            back by more than a second, or more than a day ahead, times go on by this one. Default: the time since this
+            machine was started.
         wait: Function of seconds that waits, or returns true at once when the camera has been closed.
         prepare: Function of a frame; what it returns waits in the place of the frame. A resize, for example.
 
@@ -88,6 +91,7 @@ class Camera:
         dropped: How many frames were dropped because the queue was full.
         left_out: How many clips were left out because the model was late.
         outages: How many times the stream ended or could not be reached.
+        set_by: Float. Seconds by which the clock was set, ahead or back, and is not followed.
 
     Raises:
         ValueError: if `source` is neither.
@@ -109,7 +113,7 @@ class Camera:
         self.source = source
         self.dropped = self.outages = self.left_out = 0
         self._clock, self._steady = clock or time.time, steady or _since_start
-        self._set_by = 0.0  # seconds by which the clock was set while this camera ran
+        self.set_by = 0.0
         self._last: tuple[float, float] | None = None
         self.prepare = prepare
         self._read = read or _read
@@ -122,15 +126,16 @@ class Camera:
         self._wait = wait or self._closed.wait
 
     def clock(self) -> float:
-        """Returns the time in seconds, of day unless the clock was set by days meanwhile."""
-        now, steady = self._clock() - self._set_by, self._steady()
-        if self._last is not None:
-            leap = now - self._last[0] - (steady - self._last[1])
-            if leap > _LONGEST_LEAP:
-                _log.warning("a clock was set ahead by %.1f days; times go on as before", leap / 86_400)
-                self._set_by += leap
-                now -= leap
-        self._last = now, steady
+        """Returns the time in seconds: of day, but for what `set_by` says."""
+        with self._changed:  # both threads ask
+            now, steady = self._clock() - self.set_by, self._steady()
+            if self._last is not None:
+                leap = now - self._last[0] - (steady - self._last[1])
+                if not -_STEP_BACK <= leap <= _STEP_AHEAD:
+                    _log.warning("the clock was set by %+.1f s; times go on as before", leap)
+                    self.set_by += leap
+                    now -= leap
+            self._last = now, steady
         return now
 
     def frames(self) -> Iterator[tuple[float, np.ndarray]]:
@@ -162,6 +167,14 @@ class Camera:
         """Returns what has been lost, in words; "" for nothing."""
         counts = {"frames dropped": self.dropped, "clips left out": self.left_out, "outages": self.outages}
         return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+    def problems(self) -> list[str]:
+        """Returns what has gone wrong since it was started, in words."""
+        clock = f"the clock was set by {self.set_by:+.1f} s while it ran: times go on as if it had not been"
+        return [
+            *([f"{lost}, since it was started"] if (lost := self.lost()) else []),
+            *([clock] if self.set_by else []),
+        ]
 
     def close(self) -> None:
         """Stops reading; `frames` ends after what is in the queue. May be called from any thread."""

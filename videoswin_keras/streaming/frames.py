@@ -41,6 +41,7 @@ class Sampler:
             attributes of another with `resume` goes on with the frames after this.
         prepare: The function.
         step_ahead: Float. By how many seconds a frame may be later than the one before it.
+        shift: Float. Seconds from the source's clock, which was set, to this.
 
     Raises:
         ValueError: if `fps` is out of range or `longest_hold` not positive.
@@ -58,7 +59,7 @@ class Sampler:
         self.position: float | None = None
         self.prepare = prepare
         self.step_ahead = STEP_AHEAD
-        self._shift = 0.0  # from the source's clock to this
+        self.shift = 0.0
         self._frame: Any = None
         self._is_prepared = False
 
@@ -68,13 +69,13 @@ class Sampler:
         A frame that is not later than the one before it is left out. Where the clock was set (by more than a second
         back, or a day ahead) time goes on from the frame before.
         """
-        position, time = time, time + self._shift
+        position, time = time, time + self.shift
         if self.origin is None or self.time is None:
             self.origin = time
         else:
             if not -STEP_BACK <= time - self.time <= self.step_ahead:
                 _log.warning("a clock was set: %.1f s after the frame before; taken as the next", time - self.time)
-                self._shift += self.time + 1 / self.fps - time
+                self.shift += self.time + 1 / self.fps - time
                 time = self.time + 1 / self.fps
             if time <= self.time:
                 return
@@ -97,13 +98,13 @@ class Sampler:
         """Returns all that `resume` needs to know of time; empty before the first frame."""
         if self.origin is None or self.time is None or self.position is None:
             return []
-        return [self.origin, self.time, self.position, self._shift]
+        return [self.origin, self.time, self.position, self.shift]
 
     def resume(self, moment: int, times: list[float], shown: Any) -> None:
         """Takes up what another sampler had after a moment, so that this one goes on like it."""
         self.moment = moment
         if times:
-            self.origin, self.time, self.position, self._shift = times
+            self.origin, self.time, self.position, self.shift = times
         self._frame, self._is_prepared = shown, True
 
     def _until(self, end: float) -> Iterator[Any]:

@@ -219,6 +219,14 @@ img {{ width: 100%; height: auto }}
 table {{ border-collapse: collapse }}
 th, td {{ text-align: left; padding: 0.2rem 1rem 0.2rem 0; border-bottom: 1px solid #ddd; vertical-align: top }}
 td {{ overflow-wrap: anywhere; min-width: 4rem }}
+@media (max-width: 40rem) {{
+  body {{ margin: 1rem auto; font-size: 14px }}
+  h1 {{ font-size: 1.3rem; overflow-wrap: anywhere }}
+  h2 {{ font-size: 1.1rem }}
+  table {{ font-size: 11px }}
+  th, td {{ padding-right: 0.4rem }}
+  td {{ min-width: 2.9rem }}
+}}
 </style>
 {chr(10).join(sections)}
 </html>

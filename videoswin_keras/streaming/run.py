@@ -297,9 +297,13 @@ class Run:
         timeline = bouts((result.start, result.end, result.smoothed_label) for result in results())
         if not timeline:
             raise VideoError(f"There are no results in {self.folder}.")
-        if isinstance(self.source, Camera) and (lost := self.source.lost()):
-            problem = Problem(self.about.source, DAMAGED, f"{lost}, since it was started", timeline[-1].end)
-            self.about = replace(self.about, problems=(problem,))
+        if isinstance(self.source, Camera):
+            what = self.source.problems()
+            if self.state.sampler.shift:  # of one that was gone on with
+                what.append(f"the clock was set back by {self.state.sampler.shift:.1f} s: times go on as before")
+            end = timeline[-1].end
+            problems = tuple(Problem(self.about.source, DAMAGED, problem, end) for problem in what)
+            self.about = replace(self.about, problems=problems)
 
         def write() -> None:
             folder, about = self.folder, self.about
