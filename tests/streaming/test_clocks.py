@@ -30,6 +30,8 @@ BERLIN = ZoneInfo("Europe/Berlin")
         "2026-11-20T15:30:05-05:00.mkv",
         "20261120_213005Zaun.mp4",
         "2026-11-20_21-30-05-0001.mp4",
+        "cam_20261120T213005-0001.mp4",
+        "2026-11-20 09.30.05 PM.mp4",
     ],
 )
 def test_reads_the_usual_names(name):
@@ -48,6 +50,7 @@ def test_reads_the_usual_names(name):
         "20000101_000012.mp4",
         "20261120_12-30fps.mp4",
         "20261120_00-12.mp4",
+        "2026-11-20 13.30.05 pm.mp4",
     ],
 )
 def test_finds_no_time_where_there_is_none(name):
@@ -62,6 +65,7 @@ def test_reads_other_names_by_their_format():
     assert in_name("20261120_203000+0000.mp4", BERLIN, "%Y%m%d_%H%M%S%z") == expected
     assert in_name("cam_1795206600_x.mp4", BERLIN, "cam_%s") == datetime.fromtimestamp(1795206600, BERLIN)
     assert in_name("other.avi", BERLIN, "%d.%m.%y-%Hh%M") is None
+    assert in_name("01012000_0012.avi", BERLIN, "%d%m%Y_%H%M") is None  # a clock that was not set
     for wrong, message in (
         ("%H%M%S", "must give the date and the hour"),
         ("%Y%m%d_%I%M", "must give the date and the hour"),
@@ -79,6 +83,32 @@ def test_the_hour_that_comes_twice_is_told_by_the_file_before():
     assert [moment - moments[0] for moment in moments] == [timedelta(minutes=m) for m in (0, 60, 90, 120, 150)]
 
 
+@pytest.mark.parametrize(
+    ("name", "expected", "said"),
+    [
+        ("20261025_023000", "2026-10-25 00:30", ", which that night comes twice: taken for the first"),
+        ("20261025T003000Z", "2026-10-25 00:30", ""),
+        ("20261025T023000+0200", "2026-10-25 00:30", ""),
+        ("20260329_023000", "2026-03-29 01:30", ", a time that clocks leave out that night: taken as if they were not"),
+        ("20261025_033000", "2026-10-25 02:30", ""),
+    ],
+)
+def test_what_clocks_do_not_tell_is_said(name, expected, said):
+    listed = {f"{name}.mp4": read_moment(f"{name[:8]} {name[9:]}", BERLIN)}
+    for table, source in ((None, "its name"), (listed, "the table of starts")):
+        (start,) = find_starts([Path(f"{name}.mp4")], lambda path: None, BERLIN, listed=table)
+        assert start.moment.astimezone(UTC) == datetime.fromisoformat(f"{expected}+00:00")
+        assert start.moment.tzinfo is BERLIN
+        assert start.source.startswith(source + said)
+        assert said or start.source == source
+
+
+def test_a_time_with_an_offset_is_never_moved():
+    names = [Path("20261025T004000Z.mp4"), Path("20261025T003000Z.mp4")]
+    moments = [start.moment.astimezone(UTC) for start in find_starts(names, lambda path: None, BERLIN)]
+    assert moments == [datetime(2026, 10, 25, 0, minute, tzinfo=UTC) for minute in (40, 30)]
+
+
 def test_sources_are_taken_in_order_and_never_mixed():
     named, plain = Path("20261120_213000.mp4"), Path("b.mp4")
     first, second = datetime(2026, 11, 20, 12, tzinfo=UTC), datetime(2026, 11, 20, 13, tzinfo=UTC)
@@ -89,6 +119,7 @@ def test_sources_are_taken_in_order_and_never_mixed():
     assert find_starts([Path("a.mp4"), plain], created, BERLIN) == of_container
     assert find_starts([plain, Path("a.mp4")], created, BERLIN) == [None, None]  # of a copy
     assert find_starts([plain, Path("a.mp4")], lambda path: first, BERLIN) == [None, None]
+    assert find_starts([plain], lambda path: datetime(2000, 1, 1, tzinfo=UTC), BERLIN) == [None]  # it was not set
     listed = {"b.mp4": of_name.moment}
     assert find_starts([named, plain], created, BERLIN, listed=listed) == [
         None,
@@ -115,6 +146,9 @@ def test_a_table_of_starts(tmp_path):
         listed=expected | {"2/c.mp4": expected["a.mp4"]},
     )
     assert [start.moment for start in moments] == [expected["a.mp4"]] * 2
+    path.write_text("file,start\na.mp4,2026-11-20 21:30\na.mp4,2026-11-20 22:30\n")
+    with pytest.raises(ValueError, match=r"line 3: a.mp4 is there twice"):
+        read_starts(path, BERLIN)
     path.write_text("file,start\na.mp4,tonight\n")
     with pytest.raises(ValueError, match=r"line 2: expected .* Received: 'a.mp4', 'tonight'"):
         read_starts(path, BERLIN)

@@ -257,6 +257,98 @@ def test_going_on_in_files_that_overlap_by_a_little(files, caplog):
             assert again.events == whole.events
 
 
+def going_on_finds_the_same(paths, known):
+    """From every place, with what had been found out by then: the same frames and the same events. Returns the last."""
+    whole = Recording(paths, known)
+    frames, events = [], []
+    for time, _ in whole.frames():
+        frames.append(time)
+        events.append(list(whole.events))
+    for place, time in enumerate(frames):
+        again = Recording(paths, known)
+        again.recall(events[place])
+        assert [time for time, _ in again.frames(time)] == frames[place + 1 :]
+        assert again.events == whole.events
+    return whole
+
+
+def test_going_on_past_a_file_that_lies_in_another(files, caplog):
+    """Of 3, 1 and 2 s, at 0, 1 and 4 s: whatever is known of the second when it stops, its end is known at last."""
+    paths, known = [files[2], files[0], files[1]], starts(0, 0.8, 4)
+    with caplog.at_level(logging.ERROR):
+        whole = Recording(paths, known)
+        read(whole)
+        for count in range(len(whole.events)):
+            again = Recording(paths, known)
+            again.recall(whole.events[:count])
+            read(again, 2.9)
+            assert {(span.file, span.end) for span in again.spans} == {(span.file, span.end) for span in whole.spans}
+    assert [(span.file, round(span.end, 3)) for span in whole.spans] == [
+        ("part2.mp4", 3.0),
+        ("part0.mp4", 1.8),
+        ("part1.mp4", 6.0),
+    ]
+
+
+def test_going_on_does_not_find_damage_twice(tmp_path, caplog):
+    for name, greys in (("a", range(20, 60, 3)), ("b", range(60, 100, 3))):
+        write_video(tmp_path / f"{name}.ts", [np.full((32, 32, 3), grey, "uint8") for grey in greys], rate=5)
+    (tmp_path / "both.ts").write_bytes((tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes())
+    with caplog.at_level(logging.ERROR):
+        (problem,) = going_on_finds_the_same([tmp_path / "both.ts"], None).problems
+    assert problem.at == pytest.approx(2.8, abs=0.1)  # after fourteen frames
+
+
+def test_a_disk_that_fails_is_not_the_end_of_a_file(files, monkeypatch, caplog):
+    """Of a share that goes away, say; a file that states no length would be taken for a short one."""
+
+    class Failing:
+        def __init__(self, container):
+            self.container = container
+
+        def __getattr__(self, name):
+            return getattr(self.container, name)
+
+        def demux(self, stream):
+            for number, packet in enumerate(self.container.demux(stream)):
+                if number == 5:
+                    raise av.error.OSError(5, "Input/output error")
+                yield packet
+
+    write_video(files[0].with_name("a.ts"), [np.full((32, 32, 3), 99, "uint8")] * 20, rate=10)
+    opened = av.open
+    monkeypatch.setattr(av, "open", lambda *arguments, **settings: Failing(opened(*arguments, **settings)))
+    recording = Recording([files[0].with_name("a.ts")])
+    with caplog.at_level(logging.ERROR):
+        assert len(read(recording)) < 20
+    (problem,) = recording.problems
+    assert "cannot be read on: Input/output error" in problem.what
+
+
+def test_files_that_begin_with_sound_begin_with_it(tmp_path, files):
+    """Players count from there, and so do the times of results in a file."""
+    path = tmp_path / "late.mp4"
+    with av.open(str(path), "w") as container:
+        video, sound = container.add_stream("libx264", rate=10), container.add_stream("aac", rate=44100)
+        video.width = video.height = 32
+        for number in range(100):
+            noise = av.AudioFrame.from_ndarray(np.zeros((1, 4410), "float32"), format="fltp", layout="mono")
+            noise.sample_rate, noise.pts = 44100, number * 4410
+            container.mux(sound.encode(noise))
+            if number >= 50:
+                frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), number, "uint8"), format="rgb24")
+                frame.pts = number
+                container.mux(video.encode(frame))
+        container.mux(video.encode(None))
+        container.mux(sound.encode(None))
+    recording = Recording([path, files[0]], starts(0, 60))
+    times = [time for time, _ in read(recording)]
+    assert times[0] == 0
+    assert times[50] == pytest.approx(55, abs=0.1)
+    assert recording.spans[0].start == pytest.approx(-5, abs=0.1)
+    assert recording.spans[0].source == "its name; its first 5.0 s show no picture"
+
+
 def test_rejects_clocks_that_were_not_set(files):
     with pytest.raises(ValueError, match="If a clock was wrong"):
         Recording(files, starts(0, 1, 26 * 365 * 86400))

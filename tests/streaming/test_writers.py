@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
@@ -94,6 +95,8 @@ def test_boris(tmp_path, about):
 
 
 def test_edf(tmp_path, about):
+    if about.started:  # a camera seldom starts with a second
+        about = replace(about, started=about.started.replace(microsecond=250_000))
     writers.write_edf(tmp_path / "annotations.edf", TIMELINE, about)
     annotations = mne.read_annotations(tmp_path / "annotations.edf")
     np.testing.assert_allclose(annotations.onset, [bout.start for bout in TIMELINE])
@@ -236,7 +239,18 @@ def test_a_night_in_which_the_clocks_are_put_back(tmp_path):
 
 
 def test_of_an_overlap_the_first_file_is_named():
-    files = [FileSpan(name, start, end, 100.0, "x") for name, start, end in (("a", 0, 8), ("b", 5, 20), ("c", 30, 40))]
-    about = About("night", LABELS, "n", 4.0, files=tuple(files))
-    named = [about.file_at(seconds) for seconds in (0, 5, 7.9, 8, 19.9, 20, 29.9, 30, 40)]
-    assert [span and span.file for span in named] == ["a", "a", "a", "b", "b", None, None, "c", None]
+    """And of a file that lies in another the other."""
+    places = (("a", 0, 8), ("b", 5, 20), ("c", 6, 9), ("d", 30, 40))
+    files = tuple(FileSpan(name, start, end, 100.0, "x") for name, start, end in places)
+    about = About("night", LABELS, "n", 4.0, files=files)
+    named = [about.file_at(seconds) for seconds in (0, 5, 7.9, 8, 9.5, 19.9, 20, 29.9, 30, 40)]
+    assert [span and span.file for span in named] == ["a", "a", "a", "b", "b", "b", None, None, "d", None]
+
+
+def test_subtitles_of_one_file_are_in_its_time(tmp_path):
+    """The recording begins with the first frame; the file has sound four seconds earlier."""
+    span = FileSpan("night.mp4", -4.0, 40000.0, 40000.0, "its name")
+    about = About("night", LABELS, "night.mp4", 4.0, files=(span,))
+    writers.write_webvtt(tmp_path, TIMELINE, about)
+    assert [caption.start for caption in webvtt.read(tmp_path / "labels.vtt")][:2] == ["00:00:04.000", "00:00:12.000"]
+    assert about.clock(span.start) == "-0:00:04"

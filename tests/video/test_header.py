@@ -10,7 +10,7 @@ import pytest
 
 from videoswin_keras.streaming.about import CUT_OFF, DAMAGED
 from videoswin_keras.streaming.recording import Recording
-from videoswin_keras.video import decode
+from videoswin_keras.video import decode, header
 
 # Files that keep saying how long they were when they are cut off: settings of the container, of the video.
 STATING = {
@@ -52,6 +52,26 @@ def test_a_file_that_was_cut_off_is_told_from_a_whole_one(name, numbered_video, 
         count, damaged = frames_read(path)
     assert 100 < count < 400
     assert [problem.kind for problem in damaged if problem.kind != DAMAGED] == [CUT_OFF]
+
+
+def test_a_few_seconds_that_are_missing_are_said(numbered_video, caplog):
+    """Of four minutes, by an end that is that of the pictures."""
+    path = numbered_video("fast.mp4", 500, rate=Fraction(2), **STATING["fast.mp4"])
+    assert decode.read_header(path).is_end_exact
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.985)])
+    with caplog.at_level(logging.ERROR):
+        count, damaged = frames_read(path)
+    assert 490 <= count <= 495
+    assert CUT_OFF in [problem.kind for problem in damaged]
+
+
+def test_each_part_of_an_avi_counts(tmp_path):
+    """There is one for each gigabyte; here they are of a few bytes, the last of an odd number."""
+    first, second = (b"RIFF" + len(part).to_bytes(4, "little") + part for part in (b"AVI ....", b"AVIX..."))
+    path = tmp_path / "large.avi"
+    for content, is_cut in ((first + second, False), (first + second + b"\0", False), (first + second[:-3], True)):
+        path.write_bytes(content)
+        assert header._is_cut_riff(path) is is_cut
 
 
 @pytest.mark.parametrize("name", MEASURED)

@@ -1,8 +1,5 @@
 """What a recording is, beside its results: its name, its classes, its clock, its files, and what is wrong with them."""
 
-import functools
-import itertools
-from bisect import bisect_right
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -109,8 +106,8 @@ class About:
         moment = self.moment(seconds)
         if moment is not None:
             return f"{moment:%H:%M:%S}"
-        minutes, second = divmod(int(seconds), 60)
-        return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
+        minutes, second = divmod(int(abs(seconds)), 60)
+        return f"{'-' if seconds <= -1 else ''}{minutes // 60}:{minutes % 60:02}:{second:02}"
 
     def when(self, seconds: float) -> str:
         """Returns date, time and offset that many seconds after the start, or the time elapsed."""
@@ -119,13 +116,7 @@ class About:
 
     def file_at(self, seconds: float) -> FileSpan | None:
         """Returns the file that shows a time of the recording: of an overlap the first. None where none does."""
-        begun = self.files[: bisect_right(self._starts, seconds + 1e-6)]
-        ending_later = itertools.takewhile(lambda span: seconds < span.end, reversed(begun))
-        return min(ending_later, key=lambda span: span.start, default=None)
-
-    @functools.cached_property
-    def _starts(self) -> list[float]:
-        return [span.start for span in self.files]
+        return next((span for span in self.files if span.start - 1e-6 <= seconds < span.end), None)
 
 
 def length_of_time(seconds: float) -> str:

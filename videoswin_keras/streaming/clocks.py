@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 _IN_A_NAME = re.compile(
     r"(?<!\d)(?P<year>20\d\d)(?P<dash>[-_.]?)(?P<month>\d\d)(?P=dash)(?P<day>\d\d)(?P<between>[T _.-]{0,3})"
     r"(?P<hour>\d\d)(?:[-_.:h]?(?P<minute>\d\d)[-_.:m]?(?P<second>\d\d)(?:[._]?\d{3})?"
-    r"|(?P<colon>[-_.:h])(?P<minute_alone>\d\d)(?![A-Za-z]))"
+    r"|(?P<colon>[-_.:h])(?P<minute_alone>\d\d)(?! ?[A-Za-z]))(?: ?(?P<half>[AaPp])[Mm](?![A-Za-z]))?"
     r"(?P<zone>Z(?![A-Za-z\d])|[+-]\d\d:?\d\d)?(?!\d)"
 )
+_OFFSET = re.compile(r"Z|[+-](00:?00|(0[1-9]|1[0-4]):?(00|15|30|45))")  # of a zone; others are numbers
 _FIRST_YEAR = 2005  # what recorders write before it is a clock that was not set
 LISTED = "the table of starts"  # as a source
+_log = logging.getLogger(__name__)
 # The directives of --name-format, as regular expressions; "%s" is seconds since 1970, which strptime lacks.
 _DIRECTIVES = {
     **dict.fromkeys("ymdHIMS", r"\d{2}"),
@@ -110,13 +113,13 @@ def read_zone(text: str | None) -> tzinfo:
 
 
 def read_moment(text: str, zone: tzinfo) -> datetime:
-    """Returns a date and time such as "2026-11-20 21:30" in a zone; with an offset of its own ("+01:00"), converted.
+    """Returns a date and time such as "2026-11-20 21:30" in a zone, unless it has an offset of its own ("+01:00").
 
     Raises:
         ValueError: if it is none.
     """
     moment = datetime.fromisoformat(text.strip())
-    return moment.replace(tzinfo=zone) if moment.tzinfo is None else moment.astimezone(zone)
+    return moment.replace(tzinfo=zone) if moment.tzinfo is None else moment
 
 
 def read_starts(path: str | Path, zone: tzinfo) -> dict[str, datetime]:
@@ -136,17 +139,21 @@ def read_starts(path: str | Path, zone: tzinfo) -> dict[str, datetime]:
     starts: dict[str, datetime] = {}
     for row in rows:
         try:
-            starts[str(Path(row["file"].strip()))] = read_moment(row["start"], zone)
+            name = str(Path(row["file"].strip()))
+            moment = read_moment(row["start"], zone)
         except (ValueError, AttributeError, TypeError) as error:
             raise ValueError(
                 f'{path}, line {rows.line_num}: expected a file and a start such as "2026-11-20 21:30:00". '
                 f"Received: {row.get('file')!r}, {row.get('start')!r}."
             ) from error
+        if name in starts:
+            raise ValueError(f"{path}, line {rows.line_num}: {name} is there twice.")
+        starts[name] = moment
     return starts
 
 
 def in_name(name: str, zone: tzinfo, name_format: str | None = None) -> datetime | None:
-    """Returns the date and time in a file's name; None without one.
+    """Returns the date and time in a file's name; None without one, or by a clock that was not set (before 2005).
 
     Args:
         name: The name.
@@ -176,12 +183,15 @@ def in_name(name: str, zone: tzinfo, name_format: str | None = None) -> datetime
         date = "-".join(parts[key] for key in ("year", "month", "day"))
         minute = parts["minute_alone"] if is_without_seconds else parts["minute"]
         # What looks like an offset may be a number, but for names in the form of ISO 8601.
-        offset = parts["zone"] if parts["zone"] == "Z" or "T" in parts["between"] else None
+        is_offset = _OFFSET.fullmatch(parts["zone"] or "") and (parts["zone"] == "Z" or "T" in parts["between"])
+        offset, hour = parts["zone"] if is_offset else "", int(parts["hour"])
+        if parts["half"]:
+            hour = hour % 12 + 12 * (parts["half"] in "pP") if 1 <= hour <= 12 else 24
         try:
-            moment = datetime.fromisoformat(f"{date} {parts['hour']}:{minute}:{parts['second'] or '00'}{offset or ''}")
+            moment = datetime.fromisoformat(f"{date} {hour:02}:{minute}:{parts['second'] or '00'}{offset}")
         except ValueError:
             continue
-        return moment.astimezone(zone) if offset else moment.replace(tzinfo=zone)
+        return moment if offset else moment.replace(tzinfo=zone)
     return None
 
 
@@ -204,13 +214,15 @@ def _formatted(name: str, zone: tzinfo, name_format: str) -> datetime | None:
     pattern = "".join(f"({_DIRECTIVES[token[1]]})" if token[0] == "%" else re.escape(token) for token in tokens)
     directives = [token[1] for token in tokens if token[0] == "%"]
     for match in re.finditer(rf"(?<!\d){pattern}(?!\d)", name):
-        if "s" in directives:
-            return datetime.fromtimestamp(int(match[1 + directives.index("s")]), zone)
         try:
-            moment = datetime.strptime(match[0], name_format)
+            if "s" in directives:
+                moment = datetime.fromtimestamp(int(match[1 + directives.index("s")]), UTC)
+            else:
+                moment = datetime.strptime(match[0], name_format)
         except ValueError:
             continue
-        return moment.replace(tzinfo=zone) if moment.tzinfo is None else moment.astimezone(zone)
+        if moment.year >= _FIRST_YEAR:
+            return moment.replace(tzinfo=zone) if moment.tzinfo is None else moment
     return None
 
 
@@ -266,38 +278,55 @@ def find_starts(
         known = [in_list(path, listed) for path in paths]
         if not any(known):
             raise ValueError(f"The table of starts lacks {paths[0]}. It has: {_some(listed)}.")
-        return [None if moment is None else Start(moment, LISTED) for moment in known]
-    named = _unfolded([in_name(path.name, zone, name_format) for path in paths])
+        for path, moment in zip(paths, known, strict=True):
+            if moment is None:
+                _log.warning("The table of starts lacks %s: it begins where the file before it ends.", path)
+        return _resolved(known, zone, LISTED)
+    named = [in_name(path.name, zone, name_format) for path in paths]
     if any(named):
-        return [None if moment is None else Start(moment, _source_of_name(moment)) for moment in named]
+        return _resolved(named, zone, "its name")
     if name_format is not None:
         raise ValueError(f"No file's name has {name_format!r}: {paths[0].name}, … Is --name-format right?")
-    moments = [created(path) for path in paths]
+    created_at = [created(path) for path in paths]
+    moments = [moment if moment is not None and moment.year >= _FIRST_YEAR else None for moment in created_at]
     seen = [moment for moment in moments if moment is not None]
     if any(seconds_after(one, following) <= 0 for one, following in itertools.pairwise(seen)):
         return [None] * len(paths)
-    return [None if moment is None else Start(moment.astimezone(zone), "its container") for moment in moments]
+    return _resolved(moments, zone, "its container")
 
 
-def _source_of_name(moment: datetime) -> str:
-    if moment.fold:
-        return "its name, after the clocks were put back"
-    is_twice = moment.replace(fold=1).utcoffset() != moment.utcoffset()
-    return "its name, which that night comes twice: taken for the first" if is_twice else "its name"
+def in_zone(moment: datetime, zone: tzinfo, source: str) -> Start:
+    """Returns a start by the clocks of a zone; its source says where those clocks do not tell which moment is meant."""
+    if moment.tzinfo is zone and not moment.fold:
+        first, second = moment.utcoffset(), moment.replace(fold=1).utcoffset()
+        assert first is not None
+        assert second is not None
+        if second < first:
+            source += ", which that night comes twice: taken for the first"
+        elif second > first:
+            source += ", a time that clocks leave out that night: taken as if they were not put forward"
+    elif moment.tzinfo is zone:
+        source += ", after the clocks were put back"
+    return Start(moment.astimezone(zone), source)
 
 
-def _unfolded(moments: list[datetime | None]) -> list[datetime | None]:
-    """Takes a time that comes twice, where clocks are put back, for its second coming if the file before is later."""
-    unfolded: list[datetime | None] = []
+def _resolved(moments: Sequence[datetime | None], zone: tzinfo, source: str) -> list[Start | None]:
+    """Returns starts by the clocks of a zone.
+
+    A time that comes twice, where clocks are put back, is taken for its second coming if the file before is later.
+    """
+    starts: list[Start | None] = []
     before: datetime | None = None
     for moment in moments:
-        if moment is not None:
-            if before is not None and seconds_after(before, moment) <= 0:
-                later = moment.replace(fold=1)
-                moment = later if seconds_after(before, later) > 0 else moment
-            before = moment
-        unfolded.append(moment)
-    return unfolded
+        if moment is None:
+            starts.append(None)
+            continue
+        if before is not None and moment.tzinfo is zone and seconds_after(before, moment) <= 0:
+            later = moment.replace(fold=1)
+            moment = later if seconds_after(before, later) > 0 else moment
+        before = moment
+        starts.append(in_zone(moment, zone, source))
+    return starts
 
 
 def _some(names: dict[str, datetime]) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from videoswin_keras.atomic import PREFIX, full_disk_explained, replacing
-from videoswin_keras.streaming.about import OVERLAP, FileSpan, Problem
+from videoswin_keras.streaming.about import DAMAGED, OVERLAP, FileSpan, Problem
 from videoswin_keras.streaming.timeline import Result
 
 SETTINGS = "settings.json"
@@ -157,8 +157,8 @@ class Journal:
         """Returns what was found out about the files."""
         events: list[FileSpan | Problem] = []
         for record in self.records():
-            if isinstance(record, Reopened):  # where it begins, it begins still
-                events = [e for e in events if e.file != record.file or _is_of_its_beginning(e)]
+            if isinstance(record, Reopened):
+                events = [event for event in events if event.file != record.file or _holds_still(event)]
             elif not isinstance(record, Result):
                 events.append(record)
         return events
@@ -222,8 +222,9 @@ class Journal:
             temporary.write_text(json.dumps(self.kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _is_of_its_beginning(event: FileSpan | Problem) -> bool:
-    return event.kind == OVERLAP if isinstance(event, Problem) else math.isinf(event.end)
+def _holds_still(event: FileSpan | Problem) -> bool:
+    """Whether what was found out about a file holds after it has grown: where it begins, and what is damaged in it."""
+    return event.kind in (OVERLAP, DAMAGED) if isinstance(event, Problem) else math.isinf(event.end)
 
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (FileSpan, Problem, Reopened)}

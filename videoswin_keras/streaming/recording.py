@@ -22,7 +22,6 @@ from videoswin_keras.streaming.about import (
 from videoswin_keras.streaming.clocks import Start, add_seconds, seconds_after
 from videoswin_keras.text import printable
 from videoswin_keras.video.decode import VideoError, iter_lazy_frames, read_header
-from videoswin_keras.video.reading import UNDECODABLE
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +29,8 @@ _log = logging.getLogger(__name__)
 _OVERLAP = 2.0
 _LONGEST_GAP = 32 * 86_400.0  # seconds; what is longer is a clock that was not set
 _LATE_FRAME = 1.0  # seconds after a file's start; less is how containers order frames
+# By how much frames may end earlier than a file says: a share of its length where it says that of its sound, perhaps.
+_EARLY_END, _EARLY_SHARE = 2.0, 0.02
 _AFTER_THE_FILE_BEFORE = "the end of the file before"
 
 
@@ -154,8 +155,12 @@ class Recording:
         path, name, start = self.paths[number], self.names[number], self.starts[number]
         header = read_header(path, self._input_rate)
         first = next(iter_lazy_frames(path, input_rate=self._input_rate)).seconds
-        # A file that begins amid a group of pictures begins before its first frame that can be decoded.
+        source = _AFTER_THE_FILE_BEFORE if start is None else start.source
+        if header.is_rate_guessed:
+            source += "; its rate is a guess"
+        # A file that begins amid a group of pictures, or with sound, begins before its first frame that can be decoded.
         if header.start is not None and first - header.start > _LATE_FRAME:
+            source += f"; its first {first - header.start:.1f} s show no picture"
             if not self.spans:  # the recording begins with a frame
                 begin -= first - header.start
             first = header.start
@@ -163,30 +168,31 @@ class Recording:
         if is_new and begin < shown - _OVERLAP:
             length = length_of_time(shown - begin)
             self._report(name, OVERLAP, f"overlaps the file before by {length}, which are taken from that file", begin)
-        source = _AFTER_THE_FILE_BEFORE if start is None else start.source
-        if header.is_rate_guessed:
-            source += "; its rate is a guess"
         self._add(FileSpan(name, begin, math.inf, math.inf, source))
-        end = begin
 
-        def tell(what: str) -> None:
-            # Where frames do not decode shows sooner or later, by how many threads decode: it is said once for a file.
-            self._report(name, DAMAGED, what, begin if what == UNDECODABLE else end)
+        def tell(what: str, seconds: float | None) -> None:  # what is of no certain time is said once for a file
+            self._report(name, DAMAGED, what, begin if seconds is None else begin + (seconds - first))
 
-        # A millisecond early: the frame at `shown` itself is read again, and tells where the file ends.
+        # A millisecond early: the frame at `shown` itself is read again, and tells where the file ends. Of a file that
+        # lies in one before it all frames are earlier.
         wanted = None if is_new or shown < begin else shown - begin + first - 0.001
-        is_read = False
-        for seconds, duration, picture in iter_lazy_frames(path, wanted, self._input_rate, tell):
-            time, is_read = begin + (seconds - first), True
-            end = time + duration
-            if time > shown:
-                yield time, picture
-        if not is_read:  # all of it had been read before
-            return
+        end: float | None = None
+        for after in dict.fromkeys((wanted, None)):
+            for seconds, duration, picture in iter_lazy_frames(path, after, self._input_rate, tell):
+                time = begin + (seconds - first)
+                end = time + duration
+                if time > shown:
+                    yield time, picture
+            if end is not None:
+                break
+        assert end is not None  # without `after`, no frame at all is an error
         until = end
         if header.end is not None:
             stated = begin + (header.end - first)
-            if end < stated - max(2.0, 0.02 * (header.end - first)):
+            slack = max(_EARLY_END, 2 / float(header.rate))
+            if not header.is_end_exact:
+                slack = max(slack, _EARLY_SHARE * (header.end - first))
+            if end < stated - slack:
                 lengths = f"its frames end at {end - begin:.1f} s, and it says {stated - begin:.1f} s"
                 self._report(name, CUT_OFF, f"breaks off: {lengths}", end)
             until = max(end, stated)
@@ -198,7 +204,7 @@ class Recording:
             raise error
         what = f"is left out: {error}"
         if not self.spans:
-            if len(self.problems) == len(self.paths) - 1:
+            if sum(problem.kind == LEFT_OUT for problem in self.problems) == len(self.paths) - 1:
                 raise VideoError(f"None of the {len(self.paths)} files can be read. {self.names[number]} {what}")
             self.started = None  # the recording begins with what can be read
             if self.starts[number] is not None and not any(self.starts[number + 1 :]):

@@ -1,16 +1,17 @@
 """What is to be streamed: recordings, of files in their order with their clocks, and cameras."""
 
+import functools
 import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from pathlib import Path
 
 from videoswin_keras.streaming.camera import identity, public_name
-from videoswin_keras.streaming.clocks import LISTED, Start, add_seconds, find_starts, in_list, seconds_after
+from videoswin_keras.streaming.clocks import LISTED, Start, add_seconds, find_starts, in_list, in_zone, seconds_after
 from videoswin_keras.text import printable
 from videoswin_keras.video.decode import VideoError, read_header
 
@@ -43,16 +44,18 @@ class Clocks:
         name_format: As `clocks.in_name` takes it.
         start: Of the first frame of a recording; the spaces between its files stay.
         listed: Starts by file, as `clocks.read_starts` returns them.
+        created: Function that returns when a file was made by its own word, or None; each is opened once.
     """
 
     zone: tzinfo
     name_format: str | None = None
     start: datetime | None = None
     listed: dict[str, datetime] | None = None
+    created: Callable[[Path], datetime | None] = field(default_factory=lambda: functools.cache(_created))
 
     def unmoved(self, paths: Sequence[Path]) -> list[Start | None]:
         """Returns the same without `start`."""
-        return find_starts(paths, _created, self.zone, self.name_format, self.listed)
+        return find_starts(paths, self.created, self.zone, self.name_format, self.listed)
 
     def of(self, paths: Sequence[Path]) -> tuple[Start | None, ...]:
         """Returns when the files of one recording begin, in their order; None where nothing says so.
@@ -71,7 +74,7 @@ class Clocks:
                 f"are, its own is not. Give a table of starts in its place (--start starts.csv)."
             )
         if first is None:
-            return Start(self.start, "--start"), *others
+            return in_zone(self.start, self.zone, "--start"), *others
         shift = seconds_after(first.moment, self.start)
         return tuple(
             start and replace(start, moment=add_seconds(start.moment, shift), source=f"{start.source}, and --start")
@@ -97,12 +100,13 @@ def one_recording(name: str, paths: Sequence[Path], clocks: Clocks, is_in_order:
     Args:
         name: Of its folder.
         paths: The files.
-        clocks: Where their starts are known from. Files that are listed and not there are added, to be missed aloud.
-        is_in_order: Whether a person put them in order; else their clocks do, where all are known.
+        clocks: Where their starts are known from.
+        is_in_order: Whether a person gave each of them, in order. Else they are those of a folder: their clocks order
+            them, where all are known, and files that are listed and not there are added, to be missed aloud.
     """
     paths = list(paths) if is_in_order else _by_time(paths, clocks)
     starts = list(clocks.of(paths))
-    for path, start in _listed_and_missing(paths, starts, clocks):
+    for path, start in [] if is_in_order else _listed_and_missing(paths, starts, clocks):
         later = [other is not None and seconds_after(start.moment, other.moment) > 0 for other in starts]
         place = later.index(True) if any(later) else len(paths)
         paths.insert(place, path)
@@ -119,7 +123,7 @@ def _by_time(paths: Sequence[Path], clocks: Clocks) -> list[Path]:
     """
     moments = _all_moments(paths, clocks)
     if moments is None:  # of containers in the wrong order nothing is known
-        created = sorted(paths, key=lambda path: (moment := _created(path)) is None or moment.timestamp())
+        created = sorted(paths, key=lambda path: ((moment := clocks.created(path)) is None, moment))
         return list(paths) if _all_moments(created, clocks) is None else created
     written = sorted(paths, key=lambda path: path.stat().st_mtime_ns)
     of_written = _all_moments(written, clocks)
@@ -161,9 +165,11 @@ def _listed_and_missing(
     known = [start.moment.timestamp() for start in starts if start is not None]
     folder = Path(os.path.commonpath([path.absolute().parent for path in paths]))
     return [
-        (folder / name, Start(moment, LISTED))
+        (folder / name, in_zone(moment, clocks.zone, LISTED))
         for name, moment in (clocks.listed or {}).items()
-        if not any(in_list(path, {name: moment}) for path in paths) and min(known) < moment.timestamp() < max(known)
+        if not any(in_list(path, {name: moment}) for path in paths)
+        and min(known) < moment.timestamp() < max(known)
+        and not (folder / name).exists()
     ]
 
 

@@ -184,7 +184,7 @@ def write_edf(path: Path, timeline: Sequence[Bout], about: About) -> None:
         equipment_code="videoswin",
         additional=("labels_hold_from_onset_for_duration",),
     )
-    begins = time(started.hour, started.minute, started.second) if started else None
+    begins = time(started.hour, started.minute, started.second, started.microsecond) if started else None
     with replacing(path) as temporary:
         edfio.Edf([], annotations=annotations, recording=recording, starttime=begins).write(temporary)
 
@@ -192,21 +192,26 @@ def write_edf(path: Path, timeline: Sequence[Bout], about: About) -> None:
 def write_webvtt(folder: Path, timeline: Sequence[Bout], about: About) -> None:
     """Writes the bouts as subtitles, so that a player shows the label over the video.
 
-    Of one file, or a camera, as labels.vtt; of several files one by the name of each in the folder labels, in the time
-    of that file.
+    Of one file, or a camera, as labels.vtt; of several files one by the name of each in the folder labels. Times are
+    those of the file.
     """
     if len(about.files) < 2:
-        _write_subtitles(folder / "labels.vtt", timeline, about)
+        inside = _inside(timeline, about.files[0]) if about.files else timeline
+        _write_subtitles(folder / "labels.vtt", inside, about)
         return
     (folder / "labels.vtt").unlink(missing_ok=True)  # of when there was one file
     (folder / "labels").mkdir(exist_ok=True)
     for name, span in _subtitle_names(about.files):
-        inside = [
-            Bout(max(bout.start - span.start, 0.0), min(bout.end, span.end) - span.start, bout.label)
-            for bout in timeline
-            if bout.end > span.start and bout.start < span.end
-        ]
-        _write_subtitles(folder / "labels" / name, inside, about)
+        _write_subtitles(folder / "labels" / name, _inside(timeline, span), about)
+
+
+def _inside(timeline: Sequence[Bout], span: FileSpan) -> list[Bout]:
+    """Returns what of the bouts lies in a file, in the time of that file."""
+    return [
+        Bout(max(bout.start - span.start, 0.0), min(bout.end, span.end) - span.start, bout.label)
+        for bout in timeline
+        if bout.end > span.start and bout.start < span.end
+    ]
 
 
 def _subtitle_names(files: Sequence[FileSpan]) -> Iterable[tuple[str, FileSpan]]:

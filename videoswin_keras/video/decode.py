@@ -159,7 +159,7 @@ def iter_lazy_frames(
     path: str | Path,
     after: float | None = None,
     input_rate: float | None = None,
-    on_damage: Callable[[str], None] | None = None,
+    on_damage: reading.OnDamage | None = None,
 ) -> Iterator[TimedFrame]:
     """Decodes a video as `iter_frames` does, and leaves it to the caller whether to make a frame into RGB.
 
@@ -170,8 +170,9 @@ def iter_lazy_frames(
         after: Float. Seconds: only the frames later than this are returned, the same ones as without `after`. Where
             the container is one to be trusted with it, reading jumps there.
         input_rate: Float. Frames per second of a bare stream (H.264, HEVC, motion JPEG, …), which has no times.
-        on_damage: Function that is told, before the next frame, what is wrong with the file there: frames that cannot
-            be decoded, times that cannot be true. Default: the log is told of the times.
+        on_damage: Function that is told, before the next frame, what is wrong with the file there (frames that cannot
+            be decoded, times that cannot be true, a disk that fails), and the second, or None where that is not known.
+            Default: the log is told of all but frames.
 
     Returns:
         Iterator of `TimedFrame`.
@@ -202,7 +203,7 @@ def _jump(video: Video, after: float) -> bool:
 
 
 def _timed_frames(
-    path: str | Path, video: Video, after: float | None, on_damage: Callable[[str], None] | None
+    path: str | Path, video: Video, after: float | None, on_damage: reading.OnDamage | None
 ) -> Iterator[TimedFrame]:
     is_empty = True
     with video:

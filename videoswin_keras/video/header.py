@@ -33,8 +33,9 @@ class VideoHeader:
             the header does not say, or FFmpeg corrects it by what is there. A file that was cut off can be told from a
             whole one by it in MP4, QuickTime, MXF, Matroska, WebM, FLV and AVI (a whole AVI has None). FLV and some
             Matroska files say only how long the longest stream lasts, which may be sound.
-        start: Float. When the first frame is shown, decodable or not, in seconds of the file's own time; None where the
-            file has no times.
+        is_end_exact: Whether `end` is that of the pictures, and not of what lasts longest.
+        start: Float. When the file begins, in seconds of its own time: its first frame, decodable or not, or its sound
+            if that is earlier. That is from where players count. None where the file has no times.
         rate: Fraction. Frames per second, on average.
         is_rate_guessed: Whether that is FFmpeg's guess: the file is a bare stream and does not say.
         created: When it was recorded, in UTC; None where the file does not say, or by a clock that was not set.
@@ -44,6 +45,7 @@ class VideoHeader:
 
     duration: float | None
     end: float | None
+    is_end_exact: bool
     start: float | None
     rate: Fraction
     is_rate_guessed: bool
@@ -79,11 +81,12 @@ def read_header(path: str | Path, input_rate: float | None = None) -> VideoHeade
     """
     with container.open_video(path, input_rate) as video:
         duration, start = video.container.duration, _start(video)
-        end, created = _end(path, video), _created(video)
+        (end, is_end_exact), created = _end(path, video), _created(video)
         width, height = _size(video)
     return VideoHeader(
         duration=None if duration is None else duration / av.time_base,
         end=end,
+        is_end_exact=is_end_exact,
         start=start,
         rate=video.rate,
         is_rate_guessed=video.is_rate_guessed,
@@ -96,26 +99,31 @@ def read_header(path: str | Path, input_rate: float | None = None) -> VideoHeade
 def _start(video: Video) -> float | None:
     if video.clock is not Clock.TIMES or video.stream.start_time is None:
         return None
-    return float(video.stream.start_time * video.tick)
+    start = float(video.stream.start_time * video.tick)
+    own = video.container.start_time
+    return start if own is None else min(start, own / av.time_base)
 
 
-def _end(path: str | Path, video: Video) -> float | None:
-    """Of other containers (Ogg, NUT, MPEG streams, ASF that was cut off) FFmpeg measures what is there."""
+def _end(path: str | Path, video: Video) -> tuple[float | None, bool]:
+    """Returns when the file says that its last frame ends, and whether that is of the pictures.
+
+    Of other containers (Ogg, NUT, MPEG streams, ASF that was cut off) FFmpeg measures what is there.
+    """
     source, stream = video.container, video.stream
     name = source.format.name
     if name == "avi":
-        return float(stream.frames / video.rate) if stream.frames and _is_cut_riff(path) else None
+        return (float(stream.frames / video.rate) if stream.frames and _is_cut_riff(path) else None), True
     if name == "flv":  # it counts from 0, and for the longest stream
-        return source.duration / av.time_base if source.duration else None
+        return (source.duration / av.time_base if source.duration else None), False
     if name not in _STATING_FORMATS:
-        return None
+        return None, False
     if stream.duration is not None:
-        return float(((stream.start_time or 0) + stream.duration) * exact(stream.time_base))
+        return float(((stream.start_time or 0) + stream.duration) * exact(stream.time_base)), True
     if (own := _tagged_duration(stream)) is not None:  # of Matroska
-        return own
+        return own, True
     if source.duration is not None:
-        return ((source.start_time or 0) + source.duration) / av.time_base
-    return None
+        return ((source.start_time or 0) + source.duration) / av.time_base, False
+    return None, False
 
 
 def _tagged_duration(stream: Any) -> float | None:
@@ -125,10 +133,20 @@ def _tagged_duration(stream: Any) -> float | None:
 
 
 def _is_cut_riff(path: str | Path) -> bool:
-    """Whether an AVI file has fewer bytes than it says. The header of a whole one may count frames wrongly."""
+    """Whether an AVI file has fewer bytes than its parts say, of which there is one for each gigabyte.
+
+    The header of a whole one may count frames wrongly.
+    """
+    size, end = Path(path).stat().st_size, 0
     with Path(path).open("rb") as file:
-        head = file.read(8)
-    return Path(path).stat().st_size < 8 + int.from_bytes(head[4:], "little")
+        while end < size:
+            file.seek(end)
+            head = file.read(8)
+            if head[:4] != b"RIFF":
+                break
+            length = int.from_bytes(head[4:], "little")
+            end += 8 + length + length % 2
+    return end > size + 1  # the last one may lack its byte of padding
 
 
 def _created(video: Video) -> datetime | None:

@@ -7,9 +7,9 @@ with its tick.
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from videoswin_keras import optional
 from videoswin_keras.video.container import JUMPING_FORMATS, Clock, Video, VideoError, open_video
@@ -23,13 +23,26 @@ UNDECODABLE = "has frames that are damaged, or cannot be decoded at all"
 _STEP_BACK = 1  # seconds by which times may go back; further in a file that was put together of several
 
 
-def packets(video: Video) -> Iterator[Any]:
-    """Yields the packets from the current position on, in the order of decoding, up to where reading fails."""
+class OnDamage(Protocol):
+    """Is told what is wrong with a file, and at which second of its own time; None where that is not known."""
+
+    def __call__(self, what: str, seconds: float | None) -> None: ...
+
+
+def packets(video: Video, on_damage: OnDamage | None = None) -> Iterator[Any]:
+    """Yields the packets from the current position on, in the order of decoding, up to where reading fails.
+
+    That the disk or the network fails is told, as it may be another time; a file that breaks off has ended.
+    """
     source = video.container.demux(video.stream)
     while True:
         try:
             packet = next(source)
-        except (StopIteration, av.error.FFmpegError):
+        except (StopIteration, av.error.EOFError):
+            return
+        except av.error.FFmpegError as error:
+            if isinstance(error, OSError):
+                (on_damage or _warning_of(video))(f"cannot be read on: {error.strerror}", None)
             return
         except IndexError:  # PyAV, at the end of a file in which a stream began late
             return
@@ -38,7 +51,7 @@ def packets(video: Video) -> Iterator[Any]:
 
 
 def decoded(
-    video: Video, sent: deque[int | None] | None = None, on_damage: Callable[[str], None] | None = None
+    video: Video, sent: deque[int | None] | None = None, on_damage: OnDamage | None = None
 ) -> Iterator[av.VideoFrame]:
     """Yields the frames from the current position on, in the order they are shown.
 
@@ -49,18 +62,18 @@ def decoded(
             those before the first good frame: many recorders begin a file amid a group of pictures.
     """
     is_begun = False
-    for packet in packets(video):
+    for packet in packets(video, on_damage):
         if sent is not None:
             sent.append(packet.dts)
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
             if is_begun and on_damage is not None:
-                on_damage(UNDECODABLE)
+                on_damage(UNDECODABLE, None)  # it shows sooner or later, by how many threads decode
             continue
         for frame in frames:
             if is_begun and frame.is_corrupt and on_damage is not None:
-                on_damage(UNDECODABLE)
+                on_damage(UNDECODABLE, None)
             is_begun |= not frame.is_corrupt
             yield frame
     try:
@@ -70,7 +83,7 @@ def decoded(
 
 
 def shown(
-    video: Video, clock: Clock | None = None, on_damage: Callable[[str], None] | None = None
+    video: Video, clock: Clock | None = None, on_damage: OnDamage | None = None
 ) -> Iterator[tuple[int, av.VideoFrame]]:
     """Yields the frames from the current position on, each with the tick it is shown at, in the order they are shown.
 
@@ -92,11 +105,15 @@ def shown(
         yield from _shown_by_times(video, on_damage)
 
 
-def _shown_by_times(video: Video, on_damage: Callable[[str], None] | None) -> Iterator[tuple[int, av.VideoFrame]]:
-    def warn(what: str) -> None:
+def _warning_of(video: Video) -> OnDamage:
+    def warn(what: str, seconds: float | None) -> None:
         _log.warning("%s %s", video.container.name, what)
 
-    tell = on_damage or warn
+    return warn
+
+
+def _shown_by_times(video: Video, on_damage: OnDamage | None) -> Iterator[tuple[int, av.VideoFrame]]:
+    tell = on_damage or _warning_of(video)
     step = frame_ticks(video)
     may_go_back = video.container.format.name not in JUMPING_FORMATS
     shift, last = 0, None
@@ -109,11 +126,14 @@ def _shown_by_times(video: Video, on_damage: Callable[[str], None] | None) -> It
         if may_go_back and last is not None and next_frame is not None and next_frame.pts is not None:
             next_ticks = next_frame.pts + shift
             if goes_back(video, next_ticks, ticks) and not goes_back(video, next_ticks, last):
-                tell("has a frame whose time is damaged: it is taken as the next")
+                tell("has a frame whose time is damaged: it is taken as the next", float(following * video.tick))
                 ticks = following
         if may_go_back and last is not None and goes_back(video, ticks, last):
             seconds = (last - ticks) * float(video.tick)
-            tell(f"has times that go back by {seconds:.1f} s: they are taken as going on, and a gap there is not known")
+            what = (
+                f"has times that go back by {seconds:.1f} s: they are taken as going on, and a gap there is not known"
+            )
+            tell(what, float(following * video.tick))
             shift += following - ticks
             ticks = following
         ticks = ticks if last is None else max(ticks, last)
@@ -121,7 +141,7 @@ def _shown_by_times(video: Video, on_damage: Callable[[str], None] | None) -> It
         yield ticks, frame
 
 
-def _shown_by_packets(video: Video, on_damage: Callable[[str], None] | None) -> Iterator[tuple[int, av.VideoFrame]]:
+def _shown_by_packets(video: Video, on_damage: OnDamage | None) -> Iterator[tuple[int, av.VideoFrame]]:
     """A frame carries the time of the packet that brought it out, which came a constant number of packets later.
 
     So a packet that brings no frame is seen, and does not shift the frames after it.
