@@ -58,10 +58,10 @@ def test_a_few_seconds_that_are_missing_are_said(numbered_video, caplog):
     """Of four minutes, by an end that is that of the pictures."""
     path = numbered_video("fast.mp4", 500, rate=Fraction(2), **STATING["fast.mp4"])
     assert decode.read_header(path).is_end_exact
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.985)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * 0.993)])
     with caplog.at_level(logging.ERROR):
         count, damaged = frames_read(path)
-    assert 490 <= count <= 495
+    assert 490 < count < 497  # less than a fiftieth
     assert CUT_OFF in [problem.kind for problem in damaged]
 
 
