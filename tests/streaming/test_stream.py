@@ -10,7 +10,7 @@ from keras import ops
 from videoswin_keras import VideoSwinT, from_checkpoint
 from videoswin_keras.data.synthetic import moving_shape
 from videoswin_keras.streaming.smoothing import median, smooth
-from videoswin_keras.streaming.stream import VideoStream
+from videoswin_keras.streaming.stream import Feed, VideoStream
 from videoswin_keras.streaming.timeline import Result
 
 SMALL = {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "window_size": (2, 3, 3), "include_rescaling": True}
@@ -148,7 +148,8 @@ def test_clips_are_left_out_when_the_model_is_late(recurrent):
     """The next result covers their time; the pictures are kept, so that its clip is whole."""
     frames, stream = recording(40), VideoStream(recurrent, **SETTINGS)
     late = iter([False, True, False, True, True] + [False] * 20)
-    results = [result for batch in stream.batches(frames, stream.start(), lambda: next(late)) for result in batch]
+    feed = Feed(frames, stream.start(), lambda: next(late))
+    results = [result for _, batch in stream.together([feed]) for result in batch or []]
     assert [result.end * 4 for result in results[:4]] == [8, 14, 23, 26]
     assert all(one.end == next_.start for one, next_ in itertools.pairwise(results))
     pictures = np.stack([picture[:, 4:36] for _, picture in frames]).astype("float32")

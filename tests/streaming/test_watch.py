@@ -13,10 +13,11 @@ from test_run import LABELS, SETTINGS, pictures, recurrent_model
 
 from videoswin_keras.streaming.about import About
 from videoswin_keras.streaming.camera import Camera
+from videoswin_keras.streaming.journal import period_folder, periods
 from videoswin_keras.streaming.run import Run
 from videoswin_keras.streaming.stream import VideoStream
 from videoswin_keras.streaming.timeline import bouts
-from videoswin_keras.streaming.watch import period_folder, periods, watch
+from videoswin_keras.streaming.watch import watch
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -111,18 +112,54 @@ def test_an_hour_that_comes_twice_has_two_folders(model, tmp_path):
     assert all((path / "report.html").exists() for path in periods(tmp_path))
 
 
-@pytest.mark.parametrize("trouble", ["shows nothing", "fails"])
-def test_a_camera_that_fails_ends_alone(model, tmp_path, trouble):
+@pytest.mark.parametrize("trouble", ["shows nothing", "fails", "cannot begin", "has no number"])
+def test_a_camera_that_fails_ends_alone(model, tmp_path, trouble, monkeypatch):
     stream = VideoStream(model, **SETTINGS, batch_size=2)
     runs = [run_of(stream, camera(0, 1000.0, 120), tmp_path / "sound")]
     bad = camera(1, 1000.0, 0 if trouble == "shows nothing" else 20)
     runs.append(run_of(stream, bad, tmp_path / "bad"))
     if trouble == "fails":
         bad._error = RuntimeError("a bug of the driver")
+    if trouble == "cannot begin":
+        (runs[1].folder / "results_so_far.csv").mkdir()
+    if trouble == "has no number":  # of the fifth clip of the second camera
+        step, count = stream._step, iter(range(1000))
+
+        def with_nan(after, tokens, states, batch_size=1):
+            outputs = step(after, tokens, states, batch_size)
+            if runs[1].state in states and next(count) == 4:
+                outputs[states.index(runs[1].state)] = np.nan
+            return outputs
+
+        monkeypatch.setattr(stream, "_step", with_nan)
     ended = {}
     list(watch(stream, runs, lambda run, error: ended.update({run.about.name: error})))
     assert ended["sound"] is None
-    assert {"shows nothing": "No frame came", "fails": "a bug of the driver"}[trouble] in str(ended["bad"])
+    assert runs[0].position == 14.5
+    said = {
+        "shows nothing": "No frame came",
+        "fails": "a bug of the driver",
+        "cannot begin": "Is a directory",
+        "has no number": "The model gives nan for a clip that ends at 3.0 s",
+    }
+    assert said[trouble] in str(ended["bad"])
+
+
+def test_what_was_lost_is_counted_on_after_a_stop(model, tmp_path):
+    stream = VideoStream(model, **SETTINGS)
+    for start, dropped, resume in ((1000.0, 7, False), (1020.0, 3, True)):
+        source = camera(0, start, 80)
+        run = run_of(stream, source, tmp_path / "camera", resume)
+        source.dropped += dropped
+        list(watch(stream, [run], lambda run, error: run.finish()))
+    assert [problem.what for problem in run.about.problems] == ["10 frames dropped, 2 outages, since it was started"]
+
+
+def test_folders_of_others_are_no_periods(tmp_path):
+    for name in ("2026-10-25_000000+0200", "2026-10-24_235950+0200", "copy of monday"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "settings.json").touch()
+    assert [path.name for path in periods(tmp_path)] == ["2026-10-24_235950+0200", "2026-10-25_000000+0200"]
 
 
 def test_a_period_without_results_leaves_nothing(model, tmp_path):

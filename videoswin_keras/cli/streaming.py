@@ -22,7 +22,7 @@ from videoswin_keras.cli.inputs import find_videos, read_classes
 from videoswin_keras.streaming import clocks
 from videoswin_keras.streaming.about import About, length_of_time
 from videoswin_keras.streaming.camera import Camera, identity, is_live
-from videoswin_keras.streaming.journal import check_is_new, read_settings
+from videoswin_keras.streaming.journal import check_is_new, period_folder, periods, read_settings
 from videoswin_keras.streaming.recording import Recording
 from videoswin_keras.streaming.sources import Clocks, Source, cameras, one_recording, single_recordings
 from videoswin_keras.streaming.timeline import summarise
@@ -227,7 +227,6 @@ def _watch(stream: Any, sources: list[Source], template: About, settings: dict, 
 def _camera_run(stream: Any, source: Source, template: About, settings: dict, options: argparse.Namespace) -> Any:
     """Returns the run of a camera: a new one, or the last one in its folder to go on with."""
     from videoswin_keras.streaming.run import Run
-    from videoswin_keras.streaming.watch import period_folder, periods
 
     assert source.address is not None
     zone, folder = clocks.read_zone(options.zone), Path(options.out) / source.name
@@ -235,14 +234,24 @@ def _camera_run(stream: Any, source: Source, template: About, settings: dict, op
     own = {**settings, "hold": options.hold, "camera": identity(source.address), "roll": options.roll}
     about = replace(template, name=source.name, source=source.described)
     arguments = about, own, options.resume, options.save_every, options.hold, zone
+
+    def finish_earlier(path: Path) -> None:
+        """Writes the report of a period that was not written when this was killed."""
+        kept = read_settings(path)
+        if kept is None or kept["is_finished"]:
+            return
+        run = Run(stream, Camera(source.address or "", options.fps), path, *arguments)
+        if run.has_results:
+            _finish(run)
+        else:
+            run.discard()
+
     if options.roll:
         *earlier, folder = (options.resume and periods(folder)) or [
             period_folder(folder, datetime.fromtimestamp(camera.clock(), zone))
         ]
-        for path in earlier:  # one whose report was not written when this was killed
-            kept = read_settings(path)
-            if kept is not None and not kept["is_finished"]:
-                _finish(Run(stream, camera, path, *arguments))
+        for path in earlier:
+            _tried(f"{source.name}/{path.name}", functools.partial(finish_earlier, path))
     run = Run(stream, camera, folder, *arguments)
     if run.position:
         print(f"{source.described} goes on in {folder}, after {length_of_time(run.position)}.", file=sys.stderr)
@@ -253,7 +262,7 @@ def _print_live(run: Any, result: Any, prefix: str) -> None:
     camera = run.source
     sure = "" if result.smoothed is None else f"{max(result.smoothed):5.0%}"
     state = f"{camera.clock() - run.state.sampler.position:.1f} s behind"
-    state += f", {lost}" if (lost := camera.lost()) else ""
+    state += f", {lost}" if (lost := camera.lost_in_words()) else ""
     label = printable(run.about.label(result.smoothed_label))
     print(f"{prefix}{run.about.clock(result.end)}  {label} {sure}  ({state})", flush=True)
 
@@ -324,3 +333,6 @@ def _check_output(out: Path, names: list[str], resume: bool) -> None:
     if not resume:
         for name in names:
             check_is_new(out / name)
+            for period in periods(out / name):
+                if not (read_settings(period) or {}).get("is_finished"):
+                    check_is_new(period)

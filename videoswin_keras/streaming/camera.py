@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -163,18 +163,26 @@ class Camera:
         """How many frames are in the queue."""
         return len(self._queue)
 
-    def lost(self) -> str:
-        """Returns what has been lost, in words; "" for nothing."""
-        counts = {"frames dropped": self.dropped, "clips left out": self.left_out, "outages": self.outages}
-        return ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    @property
+    def lost(self) -> tuple[int, int, int]:
+        """How many frames were dropped, clips left out, and outages there were."""
+        return self.dropped, self.left_out, self.outages
+
+    def recall(self, lost: Sequence[int]) -> None:
+        """Goes on counting what has been lost where another left off."""
+        self.dropped, self.left_out, self.outages = map(int, lost)
+
+    def lost_in_words(self) -> str:
+        """Returns what has been lost; "" for nothing."""
+        words = zip(self.lost, ("frames dropped", "clips left out", "outages"), strict=True)
+        return ", ".join(f"{count} {what}" for count, what in words if count)
 
     def problems(self) -> list[str]:
         """Returns what has gone wrong since it was started, in words."""
-        clock = f"the clock was set by {self.set_by:+.1f} s while it ran: times go on as if it had not been"
-        return [
-            *([f"{lost}, since it was started"] if (lost := self.lost()) else []),
-            *([clock] if self.set_by else []),
-        ]
+        what = [f"{lost}, since it was started"] if (lost := self.lost_in_words()) else []
+        if self.set_by:
+            what.append(f"the clock was set by {self.set_by:+.1f} s while it ran: times go on as if it had not been")
+        return what
 
     def close(self) -> None:
         """Stops reading; `frames` ends after what is in the queue. May be called from any thread."""

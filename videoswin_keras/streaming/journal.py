@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -289,6 +290,23 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     if not isinstance(kept, dict) or kept.get("checksum") != _checksum_of_settings(kept):
         raise _damaged(folder, f"{SETTINGS} has been changed, or is of another version")
     return kept
+
+
+_PERIOD = "%Y-%m-%d_%H%M%S%z"  # with the offset: an hour may come twice
+
+
+def period_folder(folder: Path, moment: datetime) -> Path:
+    """Returns the folder of the results from a moment on, in the folder of a camera."""
+    return folder / f"{moment:{_PERIOD}}"
+
+
+def periods(folder: Path) -> list[Path]:
+    """Returns the folders of a camera that have results, in the order of time."""
+    found = {}
+    for path in folder.glob(f"*/{SETTINGS}"):
+        with contextlib.suppress(ValueError):  # somebody's own folder
+            found[datetime.strptime(path.parent.name, _PERIOD)] = path.parent
+    return [found[moment] for moment in sorted(found)]
 
 
 def _lock(folder: Path) -> int | None:

@@ -1,5 +1,6 @@
 """A recording from its frames to the finished files, so that nothing is lost when the run is killed."""
 
+import contextlib
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -104,6 +105,8 @@ class Run:
         self._offset = 0.0  # seconds of the stream at which the results of this folder begin
         if arrays is not None:
             self._offset = float(arrays["offset"])
+            if isinstance(self.source, Camera):
+                self.source.recall(arrays["lost"].tolist())
             self.state = self.stream.restore(arrays, self.longest_hold)
         elif state is not None:
             self._offset, self.state = state.done / self.stream.fps, state
@@ -213,7 +216,10 @@ class Run:
     def close(self) -> None:
         """Closes what is open."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(
+                OSError
+            ):  # a full disk, which has been said; the file is made anew from the journal
+                self._file.close()
 
     @property
     def moment(self) -> datetime:
@@ -249,7 +255,8 @@ class Run:
         return [replace(r, start=r.start - self._offset, end=r.end - self._offset) for r in batch]
 
     def _save(self) -> None:
-        self._journal.save({**self.state.to_arrays(), "offset": np.array(self._offset)})
+        lost = np.array(self.source.lost if isinstance(self.source, Camera) else [], "int64")
+        self._journal.save({**self.state.to_arrays(), "offset": np.array(self._offset), "lost": lost})
         self._saved = time.monotonic()
 
     def _write(self, results: list[Result]) -> list[Result]:

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import gc
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -68,7 +69,8 @@ class Feed:
     Attributes:
         frames: Pairs of time and frame, as `VideoStream` takes them.
         state: What `VideoStream.start` or `restore` returned.
-        is_late: As in `VideoStream.batches`.
+        is_late: Function that says, when a clip is complete, whether to leave it out: where live video comes faster
+            than the model can take it. The next result then covers its time too.
     """
 
     frames: Iterable[tuple[float, Frame]]
@@ -206,12 +208,7 @@ class VideoStream:
                 self._push(state, index, queue[:, slot : slot + 1])
         return state
 
-    def batches(
-        self,
-        frames: Iterable[tuple[float, Frame]],
-        state: StreamState,
-        is_late: Callable[[], bool] | None = None,
-    ) -> Iterator[list[Result]]:
+    def batches(self, frames: Iterable[tuple[float, Frame]], state: StreamState) -> Iterator[list[Result]]:
         """Yields results as they are computed, `batch_size` at a time and not smoothed; advances `state` as it goes.
 
         Whenever it has yielded, `state` is that of a stream to which only these results were given. A stream that
@@ -221,17 +218,16 @@ class VideoStream:
         Args:
             frames: As above.
             state: What `start` or `restore` returned.
-            is_late: Function that says, when a clip is complete, whether to leave it out: where live video comes faster
-                than the model can take it. The next result then covers its time too. With it frames are not read ahead.
+
+        Raises:
+            ValueError: if the model gives no number for a clip.
         """
-        read = self._read(frames, state, is_late)
-        for number, (batch, sampler, window, done) in enumerate(read if is_late else prefetched(read)):
+        for number, (batch, sampler, window, done) in enumerate(prefetched(self._read(frames, state))):
             state.sampler, state.window, state.done = sampler, window, done
             if number % 64 == 63:
                 gc.collect()  # what `_garbage_removed` leaves to collections that it keeps from coming by themselves
             clips = [clip for _, _, clip in batch if clip is not None]
-            scores = iter(self._score(clips, [state] * len(clips)))
-            yield [Result(start, end, None if clip is None else next(scores)) for start, end, clip in batch]
+            yield _results(batch, iter(self._score(clips, [state] * len(clips))))
 
     def together(self, feeds: Sequence[Feed]) -> Iterator[tuple[int, list[Result] | Exception | None]]:
         """Yields the results of several live streams as they come; advances the state of each as `batches` does.
@@ -268,7 +264,12 @@ class VideoStream:
                 if not isinstance(read, tuple):
                     yield number, read
                     continue
-                yield number, [Result(a, b, None if clip is None else next(scores)) for a, b, clip in read[0]]
+                own = list(itertools.islice(scores, sum(clip is not None for _, _, clip in read[0])))
+                try:
+                    results: list[Result] | Exception = _results(read[0], iter(own))
+                except ValueError as error:
+                    results = error
+                yield number, results
 
     def finish(self, state: StreamState) -> list[Result]:
         """Returns the results of what is left where a recording ends. Leaves `state` as it is: more may come later."""
@@ -285,14 +286,13 @@ class VideoStream:
         scores: list[tuple[float, ...]] = []
         for batch in _batches((clip for _, _, clip in clips if clip is not None), self.batch_size):
             scores += self._score(batch, [state] * len(batch))
-        following = iter(scores)
-        return [Result(start, end, None if clip is None else next(following)) for start, end, clip in clips]
+        return _results(clips, iter(scores))
 
     def _read(
         self,
         frames: Iterable[tuple[float, Frame]],
         state: StreamState,
-        is_late: Callable[[], bool] | None,
+        is_late: Callable[[], bool] | None = None,
         size: int | None = None,
     ) -> Iterator[Read]:
         """Yields clips, `size` (default: `batch_size`) at a time, and where `state` has come with them.
@@ -358,14 +358,7 @@ class VideoStream:
             else:
                 steps = zip(outputs, states, strict=True)
                 outputs = np.concatenate([self._step(self._after, tokens[None], [state]) for tokens, state in steps])
-        probabilities = as_probabilities(self._classifier, outputs)
-        for row, state in zip(probabilities, states, strict=True):
-            if not np.isfinite(row).all():
-                raise ValueError(
-                    f"The model gives {row[~np.isfinite(row)][0]} for a clip that ends at "
-                    f"{state.done / self.fps:.1f} s. Are its weights sound, and its dtype wide enough?"
-                )
-        return [tuple(row.tolist()) for row in probabilities]
+        return [tuple(row.tolist()) for row in as_probabilities(self._classifier, outputs)]
 
     def _step(
         self, after: keras.Model, tokens: np.ndarray, states: list[StreamState], batch_size: int = 1
@@ -412,6 +405,22 @@ def _garbage_removed() -> Iterator[None]:
         gc.collect(0)  # only what is young: a full collection takes a tenth of a second
         if was_enabled:
             gc.enable()
+
+
+def _results(clips: Iterable[Clip], scores: Iterator[tuple[float, ...]]) -> list[Result]:
+    """Returns the result of each clip, of which those that are scored take the next of the scores.
+
+    Raises:
+        ValueError: if one is no number.
+    """
+    results = [Result(start, end, None if clip is None else next(scores)) for start, end, clip in clips]
+    for result in results:
+        if wrong := [number for number in result.probabilities or () if not math.isfinite(number)]:
+            raise ValueError(
+                f"The model gives {wrong[0]} for a clip that ends at {result.end:.1f} s. Are its weights sound, and "
+                f"its dtype wide enough?"
+            )
+    return results
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

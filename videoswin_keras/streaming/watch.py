@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime
-from pathlib import Path
 
 from videoswin_keras.streaming.camera import Camera
-from videoswin_keras.streaming.journal import SETTINGS
+from videoswin_keras.streaming.journal import period_folder
 from videoswin_keras.streaming.run import Run
 from videoswin_keras.streaming.stream import VideoStream
 from videoswin_keras.streaming.timeline import Result
@@ -45,8 +43,11 @@ def watch(
             else:
                 written.append(reports.submit(on_end, run, error))
 
-        for first in runs:
-            first.begin()
+        for number, first in enumerate(runs):
+            try:
+                first.begin()
+            except Exception as error:
+                end(number, error)
         for number, batch in stream.together([run.feed() for run in runs]):
             run = now[number]
             if run is None:
@@ -67,17 +68,3 @@ def watch(
                 end(number, error)
         for report in written:
             report.result()  # raises what `on_end` did not catch
-
-
-_PERIOD = "%Y-%m-%d_%H%M%S%z"  # with the offset: an hour may come twice
-
-
-def period_folder(folder: Path, moment: datetime) -> Path:
-    """Returns the folder of the results from a moment on, in the folder of a camera."""
-    return folder / f"{moment:{_PERIOD}}"
-
-
-def periods(folder: Path) -> list[Path]:
-    """Returns the folders of a camera that have results, in the order of time."""
-    found = [path.parent for path in folder.glob(f"*/{SETTINGS}")]
-    return sorted(found, key=lambda path: datetime.strptime(path.name, _PERIOD))
