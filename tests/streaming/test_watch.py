@@ -122,12 +122,12 @@ def test_a_camera_that_fails_ends_alone(model, tmp_path, trouble, monkeypatch):
         bad._error = RuntimeError("a bug of the driver")
     if trouble == "cannot begin":
         (runs[1].folder / "results_so_far.csv").mkdir()
-    if trouble == "has no number":  # of the fifth clip of the second camera
+    if trouble == "has no number":  # for the third clip of the second camera
         step, count = stream._step, iter(range(1000))
 
         def with_nan(after, tokens, states, batch_size=1):
             outputs = step(after, tokens, states, batch_size)
-            if runs[1].state in states and next(count) == 4:
+            if runs[1].state in states and next(count) == 2:
                 outputs[states.index(runs[1].state)] = np.nan
             return outputs
 
@@ -140,7 +140,7 @@ def test_a_camera_that_fails_ends_alone(model, tmp_path, trouble, monkeypatch):
         "shows nothing": "No frame came",
         "fails": "a bug of the driver",
         "cannot begin": "Is a directory",
-        "has no number": "The model gives nan for a clip that ends at 3.0 s",
+        "has no number": "The model gives nan for a clip that ends at 2.0 s",
     }
     assert said[trouble] in str(ended["bad"])
 
