@@ -204,7 +204,8 @@ def test_joined_files_keep_the_clock_of_the_barn(barn, tmp_path, capsys):
 def test_a_table_of_starts_and_a_file_of_it_that_is_missing(barn, tmp_path, capsys):
     rows = zip(NAMES, ("21:00:00", "21:01:00", "21:02:00", "21:03:00", "21:04:00"), strict=True)
     listed = [f"{name},2026-11-20 {clock}" for name, clock in rows]
-    lines = ["file,start", listed[0], "gone.mkv,2026-11-20 21:00:40", *listed[3:]]
+    # The second is nowhere; the third is there, and was not asked for.
+    lines = ["file,start", listed[0], "gone.mkv,2026-11-20 21:00:40", *listed[2:]]
     (tmp_path / "starts.csv").write_text("\n".join(lines))
     files = [str(barn / name) for name in (NAMES[0], NAMES[3], NAMES[4])]
     command = [
@@ -258,7 +259,7 @@ def test_a_time_lapse_is_scored(tmp_path, capsys):
     pictures = moving_shape(0, seed=10**6, frames=60, size=64)
     write_video(tmp_path / "lapse.mp4", pictures, rate=Fraction(1, 5))
     command = ["stream", str(tmp_path / "lapse.mp4"), "--weights", "pico_moving_shapes", "--out"]
-    assert main([*command, str(tmp_path / "a"), "--fps", "4"]) == 1
+    assert main([*command, str(tmp_path / "a"), "--fps", "4"]) == 2
     assert "--fps 4 is more than 4 times the 0.2 frames per second" in capsys.readouterr().err
     assert main([*command, str(tmp_path / "b"), "--fps", "0.2"]) == 0
     table = pandas.read_csv(tmp_path / "b" / "lapse" / "results.csv", skiprows=1)
@@ -335,6 +336,8 @@ def test_a_camera_for_some_hours(tmp_path, monkeypatch):
         (["absent.mp4"], "No video file at absent.mp4"),
         (["{empty}"], "no video files in the folder"),
         (["{video}", "--fps", "0"], "`fps`"),
+        (["{video}", "--fps", "900"], "--fps 900 is more than 4 times"),
+        (["{video}", "{video}", "--join"], "A file is given twice"),
         (["{video}", "--stride", "17"], "`stride` must not exceed `clip_frames`"),
         (["{video}", "--smooth", "100"], "from 1 (none) to 99"),
         (["{video}", "--batch-size", "0"], "`batch_size` must be at least 1"),

@@ -5,6 +5,7 @@ import difflib
 import gc
 import importlib
 import logging
+import math
 import os
 import sys
 from typing import Any, NoReturn
@@ -106,17 +107,21 @@ def _prepare(purpose: str, libraries: tuple[str, ...]) -> None:
     optional.check(purpose, libraries)
 
 
+_QUIET = 60.0  # seconds for which a message is not repeated
+
+
 class _Messages(logging.Formatter):
-    """Warnings as lines that can be printed; what has been said is not said again."""
+    """Warnings as lines that can be printed; what has just been said is not said again."""
 
     def __init__(self) -> None:
         super().__init__("videoswin: %(message)s")
-        self._said: set[str] = set()
+        self._said: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
-        is_new = message not in self._said
-        self._said.add(message)
+        is_new = record.created - self._said.get(message, -math.inf) > _QUIET
+        if is_new:
+            self._said[message] = record.created
         return is_new
 
     def format(self, record: logging.LogRecord) -> str:

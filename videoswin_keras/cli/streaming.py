@@ -44,6 +44,7 @@ def stream(options: argparse.Namespace) -> int:
     sources = _sources(options)
     is_camera = sources[0].address is not None
     _check_output(Path(options.out), [source.name for source in sources], options.resume)
+    recordings = [] if is_camera else [(source, _recording(source, options)) for source in sources]
 
     import keras
 
@@ -86,7 +87,7 @@ def stream(options: argparse.Namespace) -> int:
             return _watch(stream, sources, template, settings, options)
         settings |= {"annotate": options.annotate, "batch_size": batch_size}
         work = functools.partial(_read, stream, template, settings, options)
-        return max(_tried(source.name, functools.partial(work, source)) for source in sources)
+        return max(_tried(source.name, functools.partial(work, source, *opened)) for source, opened in recordings)
 
 
 def _tried(name: str, work: Callable[[], int | None]) -> int:
@@ -103,10 +104,8 @@ def _tried(name: str, work: Callable[[], int | None]) -> int:
         return 1
 
 
-def _read(stream: Any, template: About, settings: dict, options: argparse.Namespace, source: Source) -> int:
-    """Takes a recording to its end, behind a progress bar in seconds of video; returns the exit code."""
-    from videoswin_keras.streaming.run import Run
-
+def _recording(source: Source, options: argparse.Namespace) -> tuple[Recording, float]:
+    """Returns a recording, and the least of the rates of its files, in frames per second."""
     recording = Recording(source.paths, source.starts, options.input_rate)
     rates = recording.rates()
     if rates and options.fps > _MOST_REPEATS * max(rates):
@@ -114,8 +113,23 @@ def _read(stream: Any, template: About, settings: dict, options: argparse.Namesp
             f"--fps {options.fps:g} is more than {_MOST_REPEATS} times the {max(rates):.3g} frames per second that "
             f"{source.described} has. Take at most that many (--fps {max(rates):.3g})."
         )
+    return recording, min(rates, default=1.0)
+
+
+def _read(
+    stream: Any,
+    template: About,
+    settings: dict,
+    options: argparse.Namespace,
+    source: Source,
+    recording: Recording,
+    rate: float,
+) -> int:
+    """Takes a recording to its end, behind a progress bar in seconds of video; returns the exit code."""
+    from videoswin_keras.streaming.run import Run
+
     # A frame of a time lapse stands for longer than one of a video.
-    hold = options.hold or max(stream.longest_hold, 2 / min(rates, default=1.0))
+    hold = options.hold or max(stream.longest_hold, 2 / rate)
     own = {**settings, "hold": options.hold, "input_rate": options.input_rate}
     about = replace(template, name=source.name, source=source.described)
     folder = Path(options.out) / source.name

@@ -18,8 +18,8 @@ from videoswin_keras.streaming.about import DAMAGED, About, Problem
 from videoswin_keras.streaming.annotation import annotate
 from videoswin_keras.streaming.camera import Camera
 from videoswin_keras.streaming.clocks import LocalZone, next_roll
+from videoswin_keras.streaming.fingerprints import fingerprints, grown_files
 from videoswin_keras.streaming.frames import Sampler
-from videoswin_keras.streaming.identity import fingerprints, grown_files
 from videoswin_keras.streaming.journal import Journal, read_settings
 from videoswin_keras.streaming.recording import Recording
 from videoswin_keras.streaming.smoothing import Smoother, smooth

@@ -100,13 +100,12 @@ def one_recording(name: str, paths: Sequence[Path], clocks: Clocks, is_in_order:
     Args:
         name: Of its folder.
         paths: The files.
-        clocks: Where their starts are known from.
-        is_in_order: Whether a person gave each of them, in order. Else they are those of a folder: their clocks order
-            them, where all are known, and files that are listed and not there are added, to be missed aloud.
+        clocks: Where their starts are known from. Files that are listed and are nowhere are added, to be missed aloud.
+        is_in_order: Whether a person put them in order; else their clocks do, where all are known.
     """
     paths = list(paths) if is_in_order else _by_time(paths, clocks)
     starts = list(clocks.of(paths))
-    for path, start in [] if is_in_order else _listed_and_missing(paths, starts, clocks):
+    for path, start in _listed_and_missing(paths, starts, clocks):
         later = [other is not None and seconds_after(start.moment, other.moment) > 0 for other in starts]
         place = later.index(True) if any(later) else len(paths)
         paths.insert(place, path)

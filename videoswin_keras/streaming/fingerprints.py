@@ -1,4 +1,4 @@
-"""What tells the files and the cameras of one run from those of another, whatever they are called."""
+"""What tells the files of one recording from those of another, whatever they are called."""
 
 import hashlib
 from collections.abc import Sequence
