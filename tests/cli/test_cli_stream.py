@@ -186,7 +186,7 @@ def test_joined_files_keep_the_clock_of_the_barn(barn, tmp_path, capsys):
     assert list(said) == [NAMES[1], NAMES[2], NAMES[4]]
     assert "is left out" in said[NAMES[1]]
     assert "it says 20.0 s" in said[NAMES[2]]
-    assert "overlaps the file before by 5.875 s" in said[NAMES[4]]
+    assert "overlaps the file before by 6 s" in said[NAMES[4]]
     page, printed = (out / "report.html").read_text(), capsys.readouterr()
     for file, what in said.items():
         assert f"{file} {what}" in printed.out
@@ -267,6 +267,46 @@ def test_a_time_lapse_is_scored(tmp_path, capsys):
     assert main([*command, str(tmp_path / "c"), "--fps", "0.2", "--hold", "2"]) == 0
     table = pandas.read_csv(tmp_path / "c" / "lapse" / "results.csv", skiprows=1)
     assert table.end_s.iloc[-1] == 300
+
+
+def test_a_table_in_its_order_tells_which_hour_is_meant(barn, tmp_path):
+    """While the clocks are put back; the files lie in a folder, and say nothing about when they were written."""
+    folder = tmp_path / "card"
+    folder.mkdir()
+    clocks = {"c.mkv": "02:59:30", "a.mkv": "02:00:30", "b.mkv": "02:00:50"}
+    for name, other in zip(clocks, (NAMES[0], NAMES[3], NAMES[4]), strict=True):
+        (folder / name).write_bytes((barn / other).read_bytes())
+        os.utime(folder / name, (0, 0))
+    table = "\n".join(["file,start", *(f"{name},2026-10-25 {clock}" for name, clock in clocks.items())])
+    (tmp_path / "starts.csv").write_text(table)
+    command = [
+        "stream",
+        str(folder),
+        "--join",
+        *PICO,
+        "--zone",
+        "Europe/Berlin",
+        "--start",
+        str(tmp_path / "starts.csv"),
+    ]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    spans = json.loads((tmp_path / "out" / "card" / "settings.json").read_text())["outcome"]["recordings"]
+    assert [(span["file"], span["start"]) for span in spans] == [("c.mkv", 0), ("a.mkv", 60), ("b.mkv", 80)]
+
+
+def test_what_it_has_written_is_no_recording(barn, tmp_path, capsys):
+    """Results beside the videos; the annotated video is asked for afterwards, and its first second has a fraction."""
+    (tmp_path / "a.mkv").write_bytes((barn / NAMES[0]).read_bytes())
+    command = ["stream", str(tmp_path), *PICO, "--start", "2026-11-20 21:30:15.5", "--zone", "UTC", "--out"]
+    assert main([*command, str(tmp_path / "results")]) == 0
+    assert main([*command, str(tmp_path / "results"), "--resume", "--annotate"]) == 0
+    assert (tmp_path / "results" / "a" / "annotated.mp4").exists()
+    assert main([*command, str(tmp_path / "others")]) == 0
+    assert [path.name for path in (tmp_path / "others").iterdir()] == ["a"]
+    assert main([*command, str(tmp_path / "results"), "--resume", "--annotate"]) == 0
+    assert "done already" in capsys.readouterr().out
+    table = pandas.read_csv(tmp_path / "others" / "a" / "results.csv", skiprows=1)
+    assert table.time[0] == "2026-11-20T21:30:15.500+00:00"
 
 
 def test_damage_is_said_once(barn, tmp_path, capsys):
@@ -350,7 +390,14 @@ def test_a_camera_for_some_hours(tmp_path, monkeypatch):
         (["{video}", "{video}"], "Two recordings would have the folder"),
         (["{video}", "--hours", "1"], "--hours is for a camera"),
         (["camera:0", "--hours", "0"], "--hours must be positive"),
-        (["camera:0", "--join"], "are for recordings, not for a camera"),
+        (["camera:0", "--join"], "--join is for recordings, not for a camera"),
+        (["camera:0", "--input-rate", "4"], "--input-rate is for recordings, not for a camera"),
+        (
+            ["htp://x/y", "--hours", "1"],
+            "htp://x/y is no address of a camera: those begin with http://, https://, rtmp",
+        ),
+        ([""], "A path is empty"),
+        (["{video}", "--start", "starts.csv"], "Received: 'starts.csv', and there is no such file"),
         (["camera:0", "{video}"], "Cameras, or files, but not both"),
         (["{video}", "--device", "foo"], "--device foo"),
         (["{video}", "--weights", "{video}"], "is not a checkpoint"),
@@ -402,6 +449,10 @@ def test_cameras_that_differ_only_after_the_question_mark_are_two(tmp_path, monk
     names = sorted(path.name.rpartition("-")[0] for path in tmp_path.iterdir())
     assert names == 2 * ["rtsp_10_0_0_7_live"] + ["rtsp_10_0_0_8_stream_1", "rtsp_10_0_0_9_stream_1"]
     lines = capsys.readouterr().out.splitlines()
+    shown = {line.partition("  ")[0] for line in lines if "behind" in line}
+    assert len(shown) == 4  # each line says which it is of
+    assert "rtsp://10.0.0.8/stream@1" in shown
+    assert not any("secret" in name for name in shown)
     assert sum(line.startswith("rtsp://10.0.0.8/stream@1  ") for line in lines) >= 3
     assert main(["stream", addresses[0], addresses[0], *PICO, "--out", str(tmp_path / "twice")]) == 2
     assert "A camera is given twice" in capsys.readouterr().err
@@ -433,7 +484,7 @@ def scripted(count, start):
 
     clock = threading.local()  # each camera is read in a thread of its own
     now = lambda: 1_795_206_600.0 + getattr(clock, "now", start)  # noqa: E731
-    return {"read": read, "clock": now, "wait": lambda seconds: True, "queue_size": 1000}
+    return {"read": read, "clock": now, "steady": now, "wait": lambda seconds: True, "queue_size": 1000}
 
 
 def test_a_night_that_is_still_being_recorded_is_gone_on_with(barn, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Live video: a model that is too slow, outages, and a real stream over HTTP."""
 
+import functools
 import http.server
 import logging
 import threading
@@ -34,7 +35,9 @@ class Script:
         return not self.connections  # then the camera is closed
 
     def camera(self, **settings):
-        return Camera("camera:0", read=self.read, clock=lambda: self.now, wait=self.wait, **settings)
+        return Camera(
+            "camera:0", read=self.read, clock=lambda: self.now, steady=lambda: self.now, wait=self.wait, **settings
+        )
 
 
 def run_to_the_end(camera):
@@ -101,6 +104,29 @@ def test_http(tmp_path):
         server.shutdown()
     assert len(greys) == 40
     assert np.abs(np.array(greys) - np.tile(np.arange(0, 200, 10), 2)).max() <= 3
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A server of a folder with a video."""
+    write_video(tmp_path / "night.mp4", [np.full((32, 32, 3), 99, "uint8")] * 20, rate=10)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_a_file_at_an_address_is_no_camera(served):
+    camera = Camera(f"{served}/night.mp4", wait=lambda seconds: True)
+    with pytest.raises(ValueError, match="It is a file of 20 frames, and no camera: download it"):
+        list(camera.frames())
+
+
+def test_why_there_is_no_connection_is_said(served, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert not list(Camera(f"{served}/nothing.mp4", wait=lambda seconds: True).frames())
+    assert "no connection (Server returned 404 Not Found)" in caplog.text
 
 
 def test_a_damaged_frame_is_left_out(monkeypatch):

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from videoswin_keras.streaming.about import CLOCK
 from videoswin_keras.streaming.clocks import Start
 from videoswin_keras.streaming.recording import Recording
 from videoswin_keras.video.decode import VideoError
@@ -105,7 +106,18 @@ def test_of_an_overlap_the_first_file_is_taken(files, caplog):
     assert frames[65][0] == 20
     (problem,) = recording.problems
     assert (problem.file, problem.at) == ("part2.mp4", 3.5)
-    assert "overlaps the file before by 2.4 s" in problem.what
+    assert "overlaps the file before by 2.5 s" in problem.what
+
+
+def test_what_clocks_do_not_tell_of_a_file_is_a_problem(files, caplog):
+    known = [Start(START, "its name"), Start(START + timedelta(seconds=60), "its name", "begins at some time")]
+    recording = Recording(files[:2], known)
+    with caplog.at_level(logging.ERROR):
+        read(recording)
+        read(recording)
+    assert [(p.file, p.kind, p.what, p.at) for p in recording.problems] == [
+        ("part1.mp4", CLOCK, "begins at some time", 60.0)
+    ]
 
 
 def test_files_without_a_clock_follow_those_that_have_one(files):
@@ -366,7 +378,7 @@ def test_damage_that_is_decoded_over_is_said(tmp_path, caplog):
         content[place] ^= 255
     (tmp_path / "damaged.ts").write_bytes(content)
     with caplog.at_level(logging.ERROR):
-        for name, what in (("joined.ts", "has times that go back"), ("damaged.ts", "damaged, or cannot be decoded")):
+        for name, what in (("joined.ts", "has times that go back"), ("damaged.ts", "damaged or cannot be decoded")):
             recording = Recording([tmp_path / name])
             read(recording)
             assert what in " ".join(problem.what for problem in recording.problems), name

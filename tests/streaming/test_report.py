@@ -10,7 +10,7 @@ import pytest
 
 from videoswin_keras.streaming import report
 from videoswin_keras.streaming.about import About, length_of_time
-from videoswin_keras.streaming.timeline import Result, bouts
+from videoswin_keras.streaming.timeline import Bout, Result, bouts
 
 LABELS = ("standing <up>", "lying & awake", "asleep, $5$ $^$")
 
@@ -113,6 +113,12 @@ def test_pictures_do_not_change_from_run_to_run():
         results, timeline = recording()
         pictures.append(report.render(report.draw(report.Density(results, 1000.0, 3), timeline, about())))
     assert pictures[0] == pictures[1]
+
+
+def test_names_in_letters_that_its_fonts_lack(recwarn):
+    named = About("日本", ("眠", "b", "c"), "night.mp4", 4.0)
+    assert report.render(report.draw(report.Density([], 4.0, 3), [Bout(0.0, 4.0, 0)], named))
+    assert not recwarn.list
 
 
 def test_everything_unscored(tmp_path):

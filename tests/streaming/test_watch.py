@@ -152,7 +152,7 @@ def test_what_was_lost_is_counted_on_after_a_stop(model, tmp_path):
         run = run_of(stream, source, tmp_path / "camera", resume)
         source.dropped += dropped
         list(watch(stream, [run], lambda run, error: run.finish()))
-    assert [problem.what for problem in run.about.problems] == ["10 frames dropped, 2 outages, since it was started"]
+    assert [problem.what for problem in run.about.problems] == ["frames dropped: 10, outages: 2, since it was started"]
 
 
 def test_folders_of_others_are_no_periods(tmp_path):

@@ -37,6 +37,8 @@ def add_input_rate(parser: argparse.ArgumentParser) -> None:
 
 def find_videos(paths: list[str]) -> Iterator[Path]:
     """Yields files as they are given, and the video files within folders, in the order of their names: 2 before 10."""
+    if "" in paths:
+        raise ValueError("A path is empty. Is a variable of the shell not set?")
     for path in map(Path, paths):
         if path.is_dir():
             found = sorted((file for file in path.rglob("*") if _is_video(file)), key=natural)
@@ -63,6 +65,8 @@ def natural(path: Path) -> list[str | int]:
 def _is_video(path: Path) -> bool:
     """Whether a file in a folder is a video: by its name where that tells, else by its content."""
     suffix = path.suffix.lower()
+    if path.name == "annotated.mp4" and (path.parent / "results.csv").exists():  # what `videoswin stream` writes
+        return False
     if path.name.startswith(".") or suffix in _OTHER_SUFFIXES:  # half-written files, and what macOS leaves on cards
         return False
     kind, packing = mimetypes.guess_type(path.name)

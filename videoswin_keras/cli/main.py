@@ -89,7 +89,7 @@ class Parser(argparse.ArgumentParser):
         if self.prog == "videoswin":
             wrong += [(name, list(VERBS)) for name in names[:1]]
         for name, known in wrong:
-            close = difflib.get_close_matches(name, known, n=1)
+            close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
             if close and not any(other.startswith(name) for other in known):
                 message += f"\n{name} is not known. Did you mean {close[0]}?"
         super().error(printable_lines(message))

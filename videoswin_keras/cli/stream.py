@@ -76,7 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _hours(text: str) -> float:
-    return float(text.removesuffix("h"))
+    try:
+        return float(text.removesuffix("h"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"must be a number of hours, as 24h or 0.5. Received: {text!r}") from error
 
 
 def run(options: argparse.Namespace) -> int:

@@ -5,9 +5,9 @@ import contextlib
 import functools
 import hashlib
 import logging
-import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -21,7 +21,7 @@ from videoswin_keras import __version__
 from videoswin_keras.cli.inputs import find_videos, read_classes
 from videoswin_keras.streaming import clocks
 from videoswin_keras.streaming.about import About, length_of_time
-from videoswin_keras.streaming.camera import Camera, identity, is_live
+from videoswin_keras.streaming.camera import SCHEMES, Camera, identity, is_live
 from videoswin_keras.streaming.journal import check_is_new, period_folder, periods, read_settings
 from videoswin_keras.streaming.recording import Recording
 from videoswin_keras.streaming.sources import Clocks, Source, cameras, one_recording, single_recordings
@@ -85,7 +85,7 @@ def stream(options: argparse.Namespace) -> int:
         template = About("", tuple(labels), "", stream.fps, stream.clip_frames)
         if is_camera:
             return _watch(stream, sources, template, settings, options)
-        settings |= {"annotate": options.annotate, "batch_size": batch_size}
+        settings |= {"batch_size": batch_size}
         work = functools.partial(_read, stream, template, settings, options)
         return max(_tried(source.name, functools.partial(work, source, *opened)) for source, opened in recordings)
 
@@ -111,7 +111,7 @@ def _recording(source: Source, options: argparse.Namespace) -> tuple[Recording, 
     if rates and options.fps > _MOST_REPEATS * max(rates):
         raise ValueError(
             f"--fps {options.fps:g} is more than {_MOST_REPEATS} times the {max(rates):.3g} frames per second that "
-            f"{source.described} has. Take at most that many (--fps {max(rates):.3g})."
+            f"{source.described} has: they would be looked at again and again. --fps {max(rates):.3g} takes each once."
         )
     return recording, min(rates, default=1.0)
 
@@ -134,7 +134,7 @@ def _read(
     about = replace(template, name=source.name, source=source.described)
     folder = Path(options.out) / source.name
     run = Run(stream, recording, folder, about, own, options.resume, options.save_every, hold)
-    if run.is_finished:
+    if run.is_finished and (not options.annotate or (run.folder / "annotated.mp4").exists()):
         print(f"{about.name}: done already, see {run.folder}")
         return int(bool(run.outcome.get("problems")))
     if run.position:
@@ -197,6 +197,8 @@ def _watch(stream: Any, sources: list[Source], template: About, settings: dict, 
     from videoswin_keras.streaming.watch import watch
 
     runs = [_camera_run(stream, source, template, settings, options) for source in sources]
+    for run in runs if len(runs) > 1 else []:
+        print(f"{run.about.source} → {run.folder}", file=sys.stderr)
     failed = 0
 
     def close(*_: Any) -> None:
@@ -287,13 +289,15 @@ def _sources(options: argparse.Namespace) -> list[Source]:
     if live:
         if len(live) < len(options.sources):
             raise ValueError(f"Cameras, or files, but not both at once. Received: {', '.join(options.sources)}.")
-        if options.join or options.annotate or options.start or options.name_format or options.input_rate:
-            raise ValueError(
-                "--join, --annotate, --start, --name-format and --input-rate are for recordings, not for a camera."
-            )
+        for name in ("join", "annotate", "start", "name_format", "input_rate"):
+            if getattr(options, name):
+                raise ValueError(f"--{name.replace('_', '-')} is for recordings, not for a camera.")
         if options.roll is not None and options.roll > 24:
             raise ValueError(f"--roll takes at most 24 hours. Received: {options.roll:g}.")
         return cameras(live)
+    if unknown := [source for source in options.sources if "://" in source and not Path(source).exists()]:
+        kinds = ", ".join(f"{scheme}://" for scheme in sorted(SCHEMES))
+        raise ValueError(f"{unknown[0]} is no address of a camera: those begin with {kinds}.")
     for name in ("hours", "roll"):
         if getattr(options, name) is not None:
             raise ValueError(f"--{name} is for a camera.")
@@ -327,11 +331,11 @@ def _clocks(options: argparse.Namespace) -> Clocks:
     if Path(options.start).is_file():
         return Clocks(zone, options.name_format, listed=clocks.read_starts(options.start, zone))
     try:
-        return Clocks(zone, options.name_format, clocks.read_moment(options.start, zone).replace(microsecond=0))
+        return Clocks(zone, options.name_format, clocks.read_moment(options.start, zone))
     except ValueError as error:
         raise ValueError(
-            f'--start must be a date and time such as "2026-11-20 21:30", or a table of them with the columns file and '
-            f"start. Received: {options.start!r}."
+            f'--start must be a date and time such as "2026-11-20 21:30", or the file of a table of them with the '
+            f"columns file and start. Received: {options.start!r}, and there is no such file."
         ) from error
 
 
@@ -342,8 +346,11 @@ def _sha256(path: Path) -> str:
 
 def _check_output(out: Path, names: list[str], resume: bool) -> None:
     existing = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise PermissionError(f"--out {out} cannot be written to: {existing} is a file, or write-protected.")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise PermissionError(f"--out {out} cannot be written to: {existing} is a file, or write-protected.") from error
     if not resume:
         for name in names:
             check_is_new(out / name)

@@ -6,7 +6,8 @@ from datetime import datetime
 from videoswin_keras.streaming.clocks import add_seconds
 
 UNSCORED = "unscored"
-LEFT_OUT, CUT_OFF, OVERLAP, DAMAGED = "left out", "cut off", "overlap", "damaged"  # kinds of problems
+# Kinds of problems.
+LEFT_OUT, CUT_OFF, OVERLAP, DAMAGED, CLOCK = "left out", "cut off", "overlap", "damaged", "clock"
 # Said in the header of every file of results.
 MEANING = (
     "Each result stands for the seconds from its start to its end, counted from the first frame of the recording; the "
@@ -39,7 +40,7 @@ class Problem:
 
     Attributes:
         file: Its name.
-        kind: LEFT_OUT, CUT_OFF, OVERLAP or DAMAGED.
+        kind: LEFT_OUT, CUT_OFF, OVERLAP, DAMAGED or CLOCK.
         what: A sentence that goes on after the name: "is left out: …".
         at: Float. Seconds of the recording at which it shows.
     """

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from videoswin_keras import optional
 from videoswin_keras.text import printable
 
 _log = logging.getLogger(__name__)
@@ -21,12 +22,12 @@ _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds before another attempt to conn
 _STEP_BACK, _STEP_AHEAD = 1.0, 86_400.0
 _TIMEOUT_MS = 10_000  # to connect, and for the next frame
 _PASSWORD = re.compile(r"(?i)((?:password|passwd|passphrase|pass|pwd)=)[^&;/_?]*")
-_SCHEMES = {"rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt"}
+SCHEMES = {"rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt"}
 
 
 def is_live(source: str) -> bool:
     """Whether `source` is a camera, "camera:0", or the address of a stream, and not a file."""
-    return bool(re.fullmatch(r"camera:\d+", source)) or source.partition("://")[0].lower() in _SCHEMES
+    return bool(re.fullmatch(r"camera:\d+", source)) or source.partition("://")[0].lower() in SCHEMES
 
 
 def public_name(source: str) -> str:
@@ -174,8 +175,8 @@ class Camera:
 
     def lost_in_words(self) -> str:
         """Returns what has been lost; "" for nothing."""
-        words = zip(self.lost, ("frames dropped", "clips left out", "outages"), strict=True)
-        return ", ".join(f"{count} {what}" for count, what in words if count)
+        words = zip(("frames dropped", "clips left out", "outages"), self.lost, strict=True)
+        return ", ".join(f"{what}: {count}" for what, count in words if count)
 
     def problems(self) -> list[str]:
         """Returns what has gone wrong since it was started, in words."""
@@ -251,8 +252,22 @@ def _read(source: str) -> Iterator[Callable[[], np.ndarray | None]]:
 
     try:
         if not capture.isOpened():
-            raise OSError("no connection")
+            raise OSError("no connection" if device else _why_not(source))
+        if source.startswith("http") and (count := capture.get(cv2.CAP_PROP_FRAME_COUNT)) > 0:
+            raise ValueError(f"It is a file of {count:.0f} frames, and no camera: download it, and stream the file.")
         while capture.grab():
             yield picture
     finally:
         capture.release()
+
+
+def _why_not(source: str) -> str:
+    """Returns why there is no connection, which OpenCV does not tell."""
+    with optional.needed("Asking why a camera does not answer", "av"):
+        import av
+
+    try:
+        with av.open(source, timeout=_TIMEOUT_MS / 1000):
+            return "no connection"
+    except av.error.FFmpegError as error:
+        return f"no connection ({error.strerror})"

@@ -5,9 +5,10 @@ import itertools
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
+from typing import TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 # Date and time as recorders put them into names: 20261120_213000, 2026-11-20T21.30.00Z, 20261120213000123, and without
@@ -15,12 +16,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 _IN_A_NAME = re.compile(
     r"(?<!\d)(?P<year>20\d\d)(?P<dash>[-_.]?)(?P<month>\d\d)(?P=dash)(?P<day>\d\d)(?P<between>[T _.-]{0,3})"
     r"(?P<hour>\d\d)(?:[-_.:h]?(?P<minute>\d\d)[-_.:m]?(?P<second>\d\d)(?:[._]?\d{3})?"
-    r"|(?P<colon>[-_.:h])(?P<minute_alone>\d\d)(?! ?[A-Za-z]))(?: ?(?P<half>[AaPp])[Mm](?![A-Za-z]))?"
+    r"|(?P<colon>[-_.:h])(?P<minute_alone>\d\d)(?![ _.-]?[AaPp][Mm]|[A-Za-z]))"
+    r"(?:[ _.-]?(?P<half>[AaPp])[Mm](?![A-Za-z]))?"
     r"(?P<zone>Z(?![A-Za-z\d])|[+-]\d\d:?\d\d)?(?!\d)"
 )
 _OFFSET = re.compile(r"Z|[+-](00:?00|(0[1-9]|1[0-4]):?(00|15|30|45))")  # of a zone; others are numbers
 _FIRST_YEAR = 2005  # what recorders write before it is a clock that was not set
 LISTED = "the table of starts"  # as a source
+Value = TypeVar("Value")
 _log = logging.getLogger(__name__)
 # The directives of --name-format, as regular expressions; "%s" is seconds since 1970, which strptime lacks.
 _DIRECTIVES = {
@@ -233,14 +236,16 @@ class Start:
     Attributes:
         moment: With its zone.
         source: "its name", "its container", the name of a list; for the report.
+        doubt: What clocks do not tell about it, as a sentence that goes on after the file's name; "" if nothing.
     """
 
     moment: datetime
     source: str
+    doubt: str = ""
 
 
-def in_list(path: Path, listed: dict[str, datetime]) -> datetime | None:
-    """Returns the start of a file in a table, which may give its name, or its path, or the end of that.
+def in_list(path: Path, listed: dict[str, Value]) -> Value | None:
+    """Returns what a table says about a file, of which it may give the name, or the path, or the end of that.
 
     Example:
 
@@ -296,24 +301,26 @@ def find_starts(
 
 
 def in_zone(moment: datetime, zone: tzinfo, source: str) -> Start:
-    """Returns a start by the clocks of a zone; its source says where those clocks do not tell which moment is meant."""
+    """Returns a start by the clocks of a zone, with what they do not tell about the moment."""
+    doubt = ""
     if moment.tzinfo is zone and not moment.fold:
         first, second = moment.utcoffset(), moment.replace(fold=1).utcoffset()
         assert first is not None
         assert second is not None
         if second < first:
-            source += ", which that night comes twice: taken for the first"
+            doubt = "begins at a time that comes twice that night: it is taken for the first"
         elif second > first:
-            source += ", a time that clocks leave out that night: taken as if they were not put forward"
+            doubt = "begins at a time that clocks leave out that night: taken as if they were not put forward"
     elif moment.tzinfo is zone:
         source += ", after the clocks were put back"
-    return Start(moment.astimezone(zone), source)
+    return Start(moment.astimezone(zone), source, doubt)
 
 
 def _resolved(moments: Sequence[datetime | None], zone: tzinfo, source: str) -> list[Start | None]:
     """Returns starts by the clocks of a zone.
 
-    A time that comes twice, where clocks are put back, is taken for its second coming if the file before is later.
+    A time that comes twice, where clocks are put back, is taken for its second coming if the file before is later; then
+    those before it are certain.
     """
     starts: list[Start | None] = []
     before: datetime | None = None
@@ -324,6 +331,8 @@ def _resolved(moments: Sequence[datetime | None], zone: tzinfo, source: str) -> 
         if before is not None and moment.tzinfo is zone and seconds_after(before, moment) <= 0:
             later = moment.replace(fold=1)
             moment = later if seconds_after(before, later) > 0 else moment
+        if moment.fold:
+            starts = [start and replace(start, doubt="") for start in starts]
         before = moment
         starts.append(in_zone(moment, zone, source))
     return starts

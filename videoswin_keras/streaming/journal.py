@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from videoswin_keras.atomic import PREFIX, full_disk_explained, replacing
-from videoswin_keras.streaming.about import DAMAGED, OVERLAP, FileSpan, Problem
+from videoswin_keras.streaming.about import CUT_OFF, LEFT_OUT, FileSpan, Problem
 from videoswin_keras.streaming.timeline import Result
 
 SETTINGS = "settings.json"
@@ -224,8 +224,8 @@ class Journal:
 
 
 def _holds_still(event: FileSpan | Problem) -> bool:
-    """Whether what was found out about a file holds after it has grown: where it begins, and what is damaged in it."""
-    return event.kind in (OVERLAP, DAMAGED) if isinstance(event, Problem) else math.isinf(event.end)
+    """Whether what was found out about a file holds after it has grown: all but its end."""
+    return event.kind not in (CUT_OFF, LEFT_OUT) if isinstance(event, Problem) else math.isinf(event.end)
 
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (FileSpan, Problem, Reopened)}

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from videoswin_keras.streaming.about import (
+    CLOCK,
     CUT_OFF,
     DAMAGED,
     LEFT_OUT,
@@ -155,7 +156,7 @@ class Recording:
         path, name, start = self.paths[number], self.names[number], self.starts[number]
         header = read_header(path, self._input_rate)
         first = next(iter_lazy_frames(path, input_rate=self._input_rate)).seconds
-        source = _AFTER_THE_FILE_BEFORE if start is None else start.source
+        source = start.source if start is not None else _AFTER_THE_FILE_BEFORE if number else "nothing: it is the first"
         if header.is_rate_guessed:
             source += "; its rate is a guess"
         # A file that begins amid a group of pictures, or with sound, begins before its first frame that can be decoded.
@@ -165,8 +166,12 @@ class Recording:
                 begin -= first - header.start
             first = header.start
         self._set_started(number, begin)
-        if is_new and begin < shown - _OVERLAP:
-            length = length_of_time(shown - begin)
+        if start is not None and start.doubt:
+            self._report(name, CLOCK, start.doubt, begin)
+        before = self.names[:number]
+        covered = max((span.end for span in self.spans if span.file in before), default=begin)
+        if begin < covered - _OVERLAP:
+            length = length_of_time(covered - begin)
             self._report(name, OVERLAP, f"overlaps the file before by {length}, which are taken from that file", begin)
         self._add(FileSpan(name, begin, math.inf, math.inf, source))
 

@@ -5,6 +5,7 @@ import html
 import io
 import itertools
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,9 @@ def _draw_times(axes: Any, summaries: Sequence[ClassSummary], about: About, colo
 def render(figure: Any) -> bytes:
     """Returns a figure of `draw` as PNG."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=110)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # of names in letters that its fonts lack
+        figure.savefig(file, format="png", dpi=110)
     return file.getvalue()
 
 

@@ -86,9 +86,11 @@ def cameras(addresses: Sequence[str]) -> list[Source]:
     """Returns a source for each camera: the whole address counts, and none may be there twice."""
     sources = []
     for address in addresses:
-        shown = public_name(address)
+        shown, own = public_name(address), identity(address)
         name = re.sub(r"\W+", "_", shown).strip("_")
-        sources.append(Source(f"{name}-{identity(address)}", shown, address=address))
+        if [public_name(other) for other in addresses].count(shown) > 1:  # as its folder is told from others
+            shown += f" ({own})"
+        sources.append(Source(f"{name}-{own}", shown, address=address))
     if twice := _twice([source.name for source in sources]):
         raise ValueError(f"A camera is given twice: {twice}.")
     return sources
@@ -117,17 +119,21 @@ def one_recording(name: str, paths: Sequence[Path], clocks: Clocks, is_in_order:
 def _by_time(paths: Sequence[Path], clocks: Clocks) -> list[Path]:
     """Returns files in the order of their starts, if all are known; else as they are.
 
-    In the hour that comes twice when clocks are put back, names do not tell which of two files was first. Where they
-    fit the order in which the files were written, that does.
+    In the hour that comes twice when clocks are put back, times do not tell which of two files was first. Where they
+    fit the order of the table, or that in which the files were written, that does.
     """
     moments = _all_moments(paths, clocks)
     if moments is None:  # of containers in the wrong order nothing is known
         created = sorted(paths, key=lambda path: ((moment := clocks.created(path)) is None, moment))
         return list(paths) if _all_moments(created, clocks) is None else created
-    written = sorted(paths, key=lambda path: path.stat().st_mtime_ns)
-    of_written = _all_moments(written, clocks)
-    if of_written is not None and all(one < following for one, following in itertools.pairwise(of_written)):
-        return written
+    orders = [sorted(paths, key=lambda path: path.stat().st_mtime_ns)]
+    if clocks.listed is not None:
+        places = {name: place for place, name in enumerate(clocks.listed)}
+        orders.insert(0, sorted(paths, key=lambda path: in_list(path, places) or 0))
+    for order in orders:
+        in_order = _all_moments(order, clocks)
+        if in_order is not None and all(one < following for one, following in itertools.pairwise(in_order)):
+            return order
     return [paths[number] for number in sorted(range(len(paths)), key=moments.__getitem__)]
 
 

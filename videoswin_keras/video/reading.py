@@ -19,7 +19,7 @@ with optional.needed("Reading videos", "av"):
 
 _log = logging.getLogger(__name__)
 
-UNDECODABLE = "has frames that are damaged, or cannot be decoded at all"
+UNDECODABLE = "has frames, somewhere in it, that are damaged or cannot be decoded"
 _STEP_BACK = 1  # seconds by which times may go back; further in a file that was put together of several
 
 
