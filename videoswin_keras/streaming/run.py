@@ -216,9 +216,7 @@ class Run:
     def close(self) -> None:
         """Closes what is open."""
         if self._file is not None:
-            with contextlib.suppress(
-                OSError
-            ):  # a full disk, which has been said; the file is made anew from the journal
+            with contextlib.suppress(OSError):  # a full disk, which has been said: the file can be made anew
                 self._file.close()
 
     @property
