@@ -23,6 +23,7 @@ from videoswin_keras.cli.main import main
 from videoswin_keras.data.synthetic import MOTIONS, moving_shape
 from videoswin_keras.streaming.camera import Camera
 from videoswin_keras.streaming.run import Run
+from videoswin_keras.video.decode import iter_frames
 from videoswin_keras.video.encode import write_video
 
 PICO = ["--weights", "pico_moving_shapes", "--fps", "8"]
@@ -307,6 +308,24 @@ def test_what_it_has_written_is_no_recording(barn, tmp_path, capsys):
     assert "done already" in capsys.readouterr().out
     table = pandas.read_csv(tmp_path / "others" / "a" / "results.csv", skiprows=1)
     assert table.time[0] == "2026-11-20T21:30:15.500+00:00"
+
+
+def test_an_annotated_video_of_less_does_not_stay(tmp_path, capsys):
+    """Of a file that has grown since, and was gone on with without one."""
+    for name in ("a", "b"):
+        write_video(tmp_path / f"{name}.ts", moving_shape(0, seed=10**6, frames=80, size=64), rate=8)
+    (tmp_path / "night").mkdir()
+    night, whole = tmp_path / "night" / "night.ts", (tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes()
+    video = tmp_path / "out" / "night" / "annotated.mp4"
+    command = ["stream", str(night), *PICO, "--out", str(tmp_path / "out"), "--resume"]
+    night.write_bytes((tmp_path / "a.ts").read_bytes())
+    assert main([*command, "--annotate"]) == 0
+    less = sum(1 for _ in iter_frames(video))
+    night.write_bytes(whole)
+    main(command)
+    assert not video.exists()
+    main([*command, "--annotate"])
+    assert sum(1 for _ in iter_frames(video)) == pytest.approx(2 * less, abs=2)
 
 
 def test_damage_is_said_once(barn, tmp_path, capsys):

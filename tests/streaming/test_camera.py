@@ -5,6 +5,7 @@ import http.server
 import logging
 import threading
 
+import av
 import numpy as np
 import pytest
 
@@ -123,6 +124,35 @@ def test_a_file_at_an_address_is_no_camera(served):
         list(camera.frames())
 
 
+def test_a_camera_that_sends_fragmented_mp4_is_one(tmp_path):
+    """FFmpeg takes the first fragments for all of it, and OpenCV counts their frames; the server knows no length."""
+    with av.open(str(tmp_path / "live.mp4"), "w", options={"movflags": "empty_moov+frag_keyframe"}) as container:
+        stream = container.add_stream("libx264", rate=10, options={"g": "5"})
+        stream.width = stream.height = 32
+        for grey in range(0, 200, 10):
+            frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), grey, "uint8"), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            self.send_response(200)
+            self.send_header("Content-Type", "video/mp4")
+            self.end_headers()
+
+        def do_GET(self):
+            self.do_HEAD()
+            self.wfile.write((tmp_path / "live.mp4").read_bytes())
+
+    ticks = iter(range(10**6))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}/live.mp4"
+        camera = Camera(address, clock=lambda: float(next(ticks)), wait=lambda seconds: True)
+        assert len(run_to_the_end(camera)) == 20
+        server.shutdown()
+
+
 def test_why_there_is_no_connection_is_said(served, caplog):
     with caplog.at_level(logging.WARNING):
         assert not list(Camera(f"{served}/nothing.mp4", wait=lambda seconds: True).frames())
@@ -138,6 +168,9 @@ def test_a_damaged_frame_is_left_out(monkeypatch):
 
         def __init__(self, *arguments):
             pass
+
+        def get(self, _):
+            return -1.0
 
         def isOpened(self):
             return Capture.count == 0

@@ -8,6 +8,7 @@ import av
 import numpy as np
 import pytest
 
+from videoswin_keras.streaming import recording as recording_module
 from videoswin_keras.streaming.about import CLOCK
 from videoswin_keras.streaming.clocks import Start
 from videoswin_keras.streaming.recording import Recording
@@ -110,6 +111,7 @@ def test_of_an_overlap_the_first_file_is_taken(files, caplog):
 
 
 def test_what_clocks_do_not_tell_of_a_file_is_a_problem(files, caplog):
+    """Until another file tells."""
     known = [Start(START, "its name"), Start(START + timedelta(seconds=60), "its name", "begins at some time")]
     recording = Recording(files[:2], known)
     with caplog.at_level(logging.ERROR):
@@ -118,6 +120,9 @@ def test_what_clocks_do_not_tell_of_a_file_is_a_problem(files, caplog):
     assert [(p.file, p.kind, p.what, p.at) for p in recording.problems] == [
         ("part1.mp4", CLOCK, "begins at some time", 60.0)
     ]
+    again = Recording(files[:2], starts(0, 60))
+    again.recall(recording.events)
+    assert not again.problems
 
 
 def test_files_without_a_clock_follow_those_that_have_one(files):
@@ -334,7 +339,28 @@ def test_a_disk_that_fails_is_not_the_end_of_a_file(files, monkeypatch, caplog):
     with caplog.at_level(logging.ERROR):
         assert len(read(recording)) < 20
     (problem,) = recording.problems
-    assert "cannot be read on: Input/output error" in problem.what
+    assert "cannot be read on (Input/output error)" in problem.what
+
+
+def test_a_file_that_fails_once_it_has_been_reached(files, monkeypatch, caplog):
+    """A share goes away for a while: what follows goes on where it lies, with a clock and without, resumed or not."""
+    opened = recording_module.iter_lazy_frames
+
+    def failing(path, after=None, input_rate=None, on_damage=None):
+        for frame in opened(path, after, input_rate, on_damage):
+            if path.name == "part1.mp4" and frame.seconds > 0.45:
+                raise OSError("gone")
+            yield frame
+
+    monkeypatch.setattr(recording_module, "iter_lazy_frames", failing)
+    for known, third in ((starts(0, 1, 3), 3.0), (None, 1.5)):
+        with caplog.at_level(logging.ERROR):
+            whole = going_on_finds_the_same(files, known)
+            times = [time for time, _ in read(Recording(files, known))]
+        assert len(times) == 10 + 5 + 30
+        assert times[15] == pytest.approx(third)
+        assert whole.spans[1].end == pytest.approx(1.5)
+        assert [problem.kind for problem in whole.problems] == ["left out"]
 
 
 def test_files_that_begin_with_sound_begin_with_it(tmp_path, files):

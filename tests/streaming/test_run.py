@@ -178,7 +178,7 @@ def test_files_as_one_recording(model, night, tmp_path):
     assert [result.probabilities for result in apart[:20]] != [result.probabilities for result in joined[75:95]]
 
 
-@pytest.mark.parametrize("kind", ["a longer file", "another file"])
+@pytest.mark.parametrize("kind", ["a longer file", "another file", "a longer file with damage"])
 def test_a_recording_that_has_grown_is_gone_on_with(model, night, tmp_path, kind, caplog):
     """Finished, grown, resumed: the same files as of one that was read when it was whole."""
     parts = [tmp_path / "a.ts", tmp_path / "b.ts"]
@@ -188,6 +188,13 @@ def test_a_recording_that_has_grown_is_gone_on_with(model, night, tmp_path, kind
     if kind == "a longer file":
         paths, first = [tmp_path / "grown.ts"], [tmp_path / "grown.ts"]
         paths[0].write_bytes(files[0])
+    elif kind == "a longer file with damage":  # in which reading jumps to where it goes on
+        paths, first = [tmp_path / "grown.mkv"], [tmp_path / "grown.mkv"]
+        write_video(paths[0], pictures(600), rate=16)
+        content = bytearray(paths[0].read_bytes())
+        content[len(content) // 5 : len(content) // 5 + 2000] = bytes(2000)
+        files = [bytes(content[: len(content) // 2]), bytes(content[len(content) // 2 :])]
+        paths[0].write_bytes(files[0])
     else:
         paths, first = parts, parts[:1]
     with caplog.at_level(logging.ERROR):
@@ -195,7 +202,7 @@ def test_a_recording_that_has_grown_is_gone_on_with(model, night, tmp_path, kind
         early = list(run.results())
         run.finish()
         assert run_of(model, Recording(first), tmp_path / "out", resume=True).is_finished
-        if kind == "a longer file":
+        if kind.startswith("a longer file"):
             paths[0].write_bytes(files[0] + files[1])
         again = run_of(model, Recording(paths), tmp_path / "out", resume=True)
         assert not again.is_finished

@@ -151,8 +151,11 @@ def test_what_was_lost_is_counted_on_after_a_stop(model, tmp_path):
         source = camera(0, start, 80)
         run = run_of(stream, source, tmp_path / "camera", resume)
         source.dropped += dropped
+        source.set_by -= 5.0 * (not resume)
         list(watch(stream, [run], lambda run, error: run.finish()))
-    assert [problem.what for problem in run.about.problems] == ["frames dropped: 10, outages: 2, since it was started"]
+    said = [problem.what for problem in run.about.problems]
+    assert said[0] == "frames dropped: 10, outages: 2, since it was started"
+    assert said[1].startswith("the clock was set by -5.0 s while it ran")
 
 
 def test_folders_of_others_are_no_periods(tmp_path):

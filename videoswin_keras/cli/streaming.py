@@ -196,10 +196,11 @@ def _watch(stream: Any, sources: list[Source], template: About, settings: dict, 
     """Prints what cameras show until they are stopped; returns the exit code."""
     from videoswin_keras.streaming.watch import watch
 
-    runs = [_camera_run(stream, source, template, settings, options) for source in sources]
+    opened = [_camera_run(stream, source, template, settings, options) for source in sources]
+    runs = [run for run, _ in opened]
     for run in runs if len(runs) > 1 else []:
         print(f"{run.about.source} → {run.folder}", file=sys.stderr)
-    failed = 0
+    failed = max(code for _, code in opened)
 
     def close(*_: Any) -> None:
         for run in runs:
@@ -240,8 +241,10 @@ def _watch(stream: Any, sources: list[Source], template: About, settings: dict, 
     return failed
 
 
-def _camera_run(stream: Any, source: Source, template: About, settings: dict, options: argparse.Namespace) -> Any:
-    """Returns the run of a camera: a new one, or the last one in its folder to go on with."""
+def _camera_run(
+    stream: Any, source: Source, template: About, settings: dict, options: argparse.Namespace
+) -> tuple[Any, int]:
+    """Returns the run of a camera, a new one or the last one in its folder to go on with, and an exit code."""
     from videoswin_keras.streaming.run import Run
 
     assert source.address is not None
@@ -262,16 +265,17 @@ def _camera_run(stream: Any, source: Source, template: About, settings: dict, op
         else:
             run.discard()
 
+    code = 0
     if options.roll:
         *earlier, folder = (options.resume and periods(folder)) or [
             period_folder(folder, datetime.fromtimestamp(camera.clock(), zone))
         ]
         for path in earlier:
-            _tried(f"{source.name}/{path.name}", functools.partial(finish_earlier, path))
+            code |= _tried(f"{source.name}/{path.name}", functools.partial(finish_earlier, path))
     run = Run(stream, camera, folder, *arguments)
     if run.position:
         print(f"{source.described} goes on in {folder}, after {length_of_time(run.position)}.", file=sys.stderr)
-    return run
+    return run, code
 
 
 def _print_live(run: Any, result: Any, prefix: str) -> None:

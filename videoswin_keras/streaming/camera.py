@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from urllib.request import Request, urlopen
 
 import numpy as np
 
@@ -115,6 +116,7 @@ class Camera:
         self.dropped = self.outages = self.left_out = 0
         self._clock, self._steady = clock or time.time, steady or _since_start
         self.set_by = 0.0
+        self._set_before = 0.0  # the same, of runs before this one
         self._last: tuple[float, float] | None = None
         self.prepare = prepare
         self._read = read or _read
@@ -165,24 +167,25 @@ class Camera:
         return len(self._queue)
 
     @property
-    def lost(self) -> tuple[int, int, int]:
-        """How many frames were dropped, clips left out, and outages there were."""
-        return self.dropped, self.left_out, self.outages
+    def troubles(self) -> tuple[float, ...]:
+        """What has gone wrong, in numbers: frames dropped, clips left out, outages, and seconds as `set_by`."""
+        return self.dropped, self.left_out, self.outages, self._set_before + self.set_by
 
-    def recall(self, lost: Sequence[int]) -> None:
-        """Goes on counting what has been lost where another left off."""
-        self.dropped, self.left_out, self.outages = map(int, lost)
+    def recall(self, troubles: Sequence[float]) -> None:
+        """Goes on counting where another left off."""
+        self.dropped, self.left_out, self.outages = map(int, troubles[:3])
+        self._set_before = troubles[3]
 
     def lost_in_words(self) -> str:
         """Returns what has been lost; "" for nothing."""
-        words = zip(("frames dropped", "clips left out", "outages"), self.lost, strict=True)
-        return ", ".join(f"{what}: {count}" for what, count in words if count)
+        counts = {"frames dropped": self.dropped, "clips left out": self.left_out, "outages": self.outages}
+        return ", ".join(f"{what}: {count}" for what, count in counts.items() if count)
 
     def problems(self) -> list[str]:
         """Returns what has gone wrong since it was started, in words."""
         what = [f"{lost}, since it was started"] if (lost := self.lost_in_words()) else []
-        if self.set_by:
-            what.append(f"the clock was set by {self.set_by:+.1f} s while it ran: times go on as if it had not been")
+        if set_by := self._set_before + self.set_by:
+            what.append(f"the clock was set by {set_by:+.1f} s while it ran: times go on as if it had not been")
         return what
 
     def close(self) -> None:
@@ -253,12 +256,23 @@ def _read(source: str) -> Iterator[Callable[[], np.ndarray | None]]:
     try:
         if not capture.isOpened():
             raise OSError("no connection" if device else _why_not(source))
-        if source.startswith("http") and (count := capture.get(cv2.CAP_PROP_FRAME_COUNT)) > 0:
+        if (count := capture.get(cv2.CAP_PROP_FRAME_COUNT)) > 0 and _has_a_length(source):
             raise ValueError(f"It is a file of {count:.0f} frames, and no camera: download it, and stream the file.")
         while capture.grab():
             yield picture
     finally:
         capture.release()
+
+
+def _has_a_length(source: str) -> bool:
+    """Whether there is a file at an address, by what the server says of it; a camera has no end."""
+    if not source.lower().startswith(("http://", "https://")):
+        return False
+    try:
+        with urlopen(Request(source, method="HEAD"), timeout=_TIMEOUT_MS / 1000) as response:
+            return response.headers.get("Content-Length") is not None
+    except (OSError, ValueError):
+        return False
 
 
 def _why_not(source: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 
 from videoswin_keras.atomic import PREFIX, full_disk_explained, replacing
-from videoswin_keras.streaming.about import CUT_OFF, LEFT_OUT, FileSpan, Problem
+from videoswin_keras.streaming.about import DAMAGED, OVERLAP, FileSpan, Problem
 from videoswin_keras.streaming.timeline import Result
 
 SETTINGS = "settings.json"
@@ -159,7 +159,11 @@ class Journal:
         events: list[FileSpan | Problem] = []
         for record in self.records():
             if isinstance(record, Reopened):
-                events = [event for event in events if event.file != record.file or _holds_still(event)]
+                others = [event for event in events if event.file != record.file]
+                own = [event for event in events if event.file == record.file]
+                # One that was damaged is read again from its start: its end may have been half written.
+                is_damaged = any(isinstance(event, Problem) and event.kind == DAMAGED for event in own)
+                events = others if is_damaged else [event for event in events if event in others or _holds_still(event)]
             elif not isinstance(record, Result):
                 events.append(record)
         return events
@@ -224,8 +228,8 @@ class Journal:
 
 
 def _holds_still(event: FileSpan | Problem) -> bool:
-    """Whether what was found out about a file holds after it has grown: all but its end."""
-    return event.kind not in (CUT_OFF, LEFT_OUT) if isinstance(event, Problem) else math.isinf(event.end)
+    """Whether what was found out about a file holds after it has grown: where it begins."""
+    return event.kind == OVERLAP if isinstance(event, Problem) else math.isinf(event.end)
 
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (FileSpan, Problem, Reopened)}

@@ -5,6 +5,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -82,6 +83,7 @@ class Recording:
         self._input_rate = input_rate
         self.started: datetime | None = None
         self.events: list[FileSpan | Problem] = []
+        self._read_to = -math.inf  # seconds at which the last frame that was read ends
         known = [(name, start.moment) for name, start in zip(self.names, self.starts, strict=True) if start]
         for (one, earlier), (other, later) in itertools.pairwise(known):
             if seconds_after(earlier, later) < 0:
@@ -102,8 +104,13 @@ class Recording:
 
     @property
     def problems(self) -> list[Problem]:
-        """What is wrong with the files that have been read."""
-        return [event for event in self.events if isinstance(event, Problem)]
+        """What is wrong with the files that have been read, and what clocks do not tell about them."""
+        doubts = [
+            Problem(span.file, CLOCK, start.doubt, span.start)
+            for span in self.spans
+            if (start := self.starts[self.names.index(span.file)]) is not None and start.doubt
+        ]
+        return [*doubts, *(event for event in self.events if isinstance(event, Problem))]
 
     def frames(self, after: float | None = None) -> Iterator[tuple[float, Callable[[], np.ndarray]]]:
         """Yields time in seconds and a function that returns the pixels; with `after` only frames later than that.
@@ -114,9 +121,10 @@ class Recording:
         lost_before = {problem.file for problem in self.problems if problem.kind == LEFT_OUT}
         end, shown = 0.0, -math.inf if after is None else after
         for number, name in enumerate(self.names):
-            if name in lost_before:
-                continue
             span = self._span(name)
+            if name in lost_before:
+                end = end if span is None else span.until
+                continue
             if span is None or shown < span.end:
                 begin = self._begin(number, end) if span is None else span.start
                 try:
@@ -124,7 +132,7 @@ class Recording:
                         shown = time
                         yield time, picture
                 except (OSError, VideoError) as error:
-                    self._leave_out(number, error, begin)
+                    end = self._leave_out(number, error, begin, end, shown)
                     continue
                 span = self._span(name)
             assert span is not None
@@ -166,8 +174,8 @@ class Recording:
                 begin -= first - header.start
             first = header.start
         self._set_started(number, begin)
-        if start is not None and start.doubt:
-            self._report(name, CLOCK, start.doubt, begin)
+        if is_new and start is not None and start.doubt:
+            _log.warning("%s %s", name, start.doubt)
         before = self.names[:number]
         covered = max((span.end for span in self.spans if span.file in before), default=begin)
         if begin < covered - _OVERLAP:
@@ -185,7 +193,7 @@ class Recording:
         for after in dict.fromkeys((wanted, None)):
             for seconds, duration, picture in iter_lazy_frames(path, after, self._input_rate, tell):
                 time = begin + (seconds - first)
-                end = time + duration
+                self._read_to = end = time + duration
                 if time > shown:
                     yield time, picture
             if end is not None:
@@ -203,8 +211,19 @@ class Recording:
             until = max(end, stated)
         self._add(FileSpan(name, begin, end, until, source))
 
-    def _leave_out(self, number: int, error: Exception, begin: float) -> None:
-        """Goes on without a file, if there are others, and says so."""
+    def _leave_out(self, number: int, error: Exception, begin: float, end: float, shown: float) -> float:
+        """Goes on without a file, or the rest of it, if there are others, and says so.
+
+        Args:
+            number: Of the file.
+            error: Why it cannot be read.
+            begin: Seconds of the recording at which it begins.
+            end: Seconds at which what is before it ends.
+            shown: Seconds up to which there are frames.
+
+        Returns:
+            Seconds at which what is before the next file ends.
+        """
         if len(self.paths) == 1:
             raise error
         what = f"is left out: {error}"
@@ -220,6 +239,10 @@ class Recording:
                 "(--start starts.csv)."
             )
         self._report(self.names[number], LEFT_OUT, what, begin)
+        if (span := self._span(self.names[number])) is not None:  # it could be read for a while
+            end = max(span.start, shown, self._read_to)
+            self._add(replace(span, end=end, until=end))
+        return end
 
     def _report(self, name: str, kind: str, what: str, at: float) -> None:
         if self._add(Problem(name, kind, what, at)):

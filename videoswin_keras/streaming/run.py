@@ -106,7 +106,7 @@ class Run:
         if arrays is not None:
             self._offset = float(arrays["offset"])
             if isinstance(self.source, Camera):
-                self.source.recall(arrays["lost"].tolist())
+                self.source.recall(arrays["troubles"].tolist())
             self.state = self.stream.restore(arrays, self.longest_hold)
         elif state is not None:
             self._offset, self.state = state.done / self.stream.fps, state
@@ -253,8 +253,8 @@ class Run:
         return [replace(r, start=r.start - self._offset, end=r.end - self._offset) for r in batch]
 
     def _save(self) -> None:
-        lost = np.array(self.source.lost if isinstance(self.source, Camera) else [], "int64")
-        self._journal.save({**self.state.to_arrays(), "offset": np.array(self._offset), "lost": lost})
+        troubles = np.array(self.source.troubles if isinstance(self.source, Camera) else [], "float64")
+        self._journal.save({**self.state.to_arrays(), "offset": np.array(self._offset), "troubles": troubles})
         self._saved = time.monotonic()
 
     def _write(self, results: list[Result]) -> list[Result]:
@@ -323,6 +323,7 @@ class Run:
             report.write_png(folder / "report.png", picture)
             notes = {name: str(value) for name, value in self.settings.items() if not isinstance(value, list)}
             report.write_html(folder / "report.html", picture, timeline, about, notes)
+            (folder / "annotated.mp4").unlink(missing_ok=True)  # of when there was less of it
             if with_video:
                 assert isinstance(self.source, Recording)
                 share = self.stream.crop / self.stream.short_side

@@ -76,10 +76,11 @@ class Clocks:
         if first is None:
             return in_zone(self.start, self.zone, "--start"), *others
         shift = seconds_after(first.moment, self.start)
-        return tuple(
+        moved = [
             start and replace(start, moment=add_seconds(start.moment, shift), source=f"{start.source}, and --start")
-            for start in starts
-        )
+            for start in others
+        ]
+        return in_zone(self.start, self.zone, f"{first.source}, and --start"), *moved
 
 
 def cameras(addresses: Sequence[str]) -> list[Source]:
@@ -168,13 +169,14 @@ def _listed_and_missing(
 ) -> list[tuple[Path, Start]]:
     """Returns files that are listed and not there, with a start between those of the first and the last that are."""
     known = [start.moment.timestamp() for start in starts if start is not None]
-    folder = Path(os.path.commonpath([path.absolute().parent for path in paths]))
+    folders = {path.absolute().parent for path in paths}
+    folder = Path(os.path.commonpath(folders))
     return [
         (folder / name, in_zone(moment, clocks.zone, LISTED))
         for name, moment in (clocks.listed or {}).items()
         if not any(in_list(path, {name: moment}) for path in paths)
         and min(known) < moment.timestamp() < max(known)
-        and not (folder / name).exists()
+        and not any((parent / name).exists() for parent in {folder, *folders})
     ]
 
 

@@ -32,7 +32,7 @@ class OnDamage(Protocol):
 def packets(video: Video, on_damage: OnDamage | None = None) -> Iterator[Any]:
     """Yields the packets from the current position on, in the order of decoding, up to where reading fails.
 
-    That the disk or the network fails is told, as it may be another time; a file that breaks off has ended.
+    That the disk or the network fails is told; a file that breaks off has ended.
     """
     source = video.container.demux(video.stream)
     while True:
@@ -42,7 +42,9 @@ def packets(video: Video, on_damage: OnDamage | None = None) -> Iterator[Any]:
             return
         except av.error.FFmpegError as error:
             if isinstance(error, OSError):
-                (on_damage or _warning_of(video))(f"cannot be read on: {error.strerror}", None)
+                (on_damage or _warning_of(video))(
+                    f"cannot be read on ({error.strerror}); where that passes, take another --out", None
+                )
             return
         except IndexError:  # PyAV, at the end of a file in which a stream began late
             return
