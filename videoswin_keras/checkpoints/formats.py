@@ -194,6 +194,10 @@ def _is_official(state: State) -> bool:
     return (any(key.startswith("backbone.layers.") for key in state) or _is_bare(state)) and not _is_paddlevideo(state)
 
 
+def _is_mmaction2(state: State) -> bool:
+    return _is_official(state) and any(re.match(r"(backbone\.)?norm3\.", key) for key in state)
+
+
 def _is_bare(state: State) -> bool:
     """Whether it is a backbone of 3D patches whose keys lack "backbone."."""
     kernel = state.get("patch_embed.proj.weight")
@@ -414,6 +418,7 @@ FORMATS: dict[str, tuple[Callable[[State], bool], Callable[[State], State]]] = {
     "videoswin_keras": (_is_own, _from_own),
     "keras_port": (_is_keras_port, _from_keras_port),
     "paddlevideo": (_is_paddlevideo, _from_paddlevideo),
+    "mmaction2": (_is_mmaction2, _from_official),
     "official": (_is_official, _from_official),
     "torchvision": (_is_torchvision, _from_torchvision),
     "image_swin_timm": (_is_timm, _from_timm),
