@@ -121,7 +121,9 @@ def _read_torch(path: Path) -> tuple[Any, type]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError:
             try:
-                content = torch.load(path, map_location="cpu", weights_only=False, pickle_module=unpickling.of_torch())
+                content = torch.load(
+                    path, map_location="cpu", weights_only=False, pickle_module=unpickling.of_torch(torch)
+                )
             except pickle.UnpicklingError as error:
                 raise CheckpointError(_refused(_first_line(error).rstrip("."))) from error
     if isinstance(content, unpickling.StandIn):

@@ -124,16 +124,17 @@ _OF_TORCH = {
 }
 
 
-def of_torch() -> Any:
+def of_torch(torch: Any) -> Any:
     """Returns what `torch.load` takes as `pickle_module`: it makes tensors and plain containers, and nothing else.
 
     What a pickle names beside these is a `StandIn`: no module is imported for it, no function is called.
+
+    Args:
+        torch: The module.
     """
 
     class Unpickler(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:
-            import torch
-
             if (module, name) in _OF_TORCH or (module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype)):
                 return super().find_class(module, name)
             return type("StandIn", (StandIn,), {"what": f"{module}.{name}"})
