@@ -7,6 +7,7 @@ import logging
 import pickle
 import sys
 import types
+import warnings
 import zipfile
 
 import h5py
@@ -18,7 +19,7 @@ import sources
 import torch
 from safetensors.numpy import save_file
 
-from videoswin_keras import CheckpointError, VideoSwinBackbone, VideoSwinClassifier, convert
+from videoswin_keras import CheckpointError, RecurrentVideoSwin, VideoSwinBackbone, VideoSwinClassifier, convert
 from videoswin_keras.checkpoints import files
 from videoswin_keras.checkpoints.assign import adapt
 from videoswin_keras.checkpoints.formats import recognise
@@ -84,6 +85,13 @@ def test_bfloat16_of_our_own(ending, tmp_path):
     checkpoint = convert(path, tmp_path / "out.weights.h5")
     kernel = np.asarray(model.get_layer("head").get_weights()[0])
     np.testing.assert_array_equal(checkpoint.state["cls_head.fc_cls.weight"].T, kernel.astype("float32"))
+
+
+def test_bfloat16_of_a_model_with_a_memory(tmp_path):
+    model = VideoSwinClassifier(VideoSwinBackbone((None, None, None, 3), **NANO, dtype="bfloat16"), 3, dtype="bfloat16")
+    model = RecurrentVideoSwin(model, stages=(1,), num_tokens=2, memory_length=3, dtype="bfloat16")
+    model.save_weights(tmp_path / "x.weights.h5")
+    assert recognise(files.read(tmp_path / "x.weights.h5")).state["memory1.age_scale"].shape == ()
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "bool", "int64"])
@@ -171,6 +179,109 @@ def test_no_function_that_a_file_names_is_called(function, nano, tmp_path):
         files.read(tmp_path / "y.pth")
 
 
+def rewritten(path, change):
+    """Replaces the pickle within a file of PyTorch."""
+    with zipfile.ZipFile(path) as source:
+        entries = {entry: source.read(entry) for entry in source.namelist()}
+    with zipfile.ZipFile(path, "w") as target:
+        for entry, content in entries.items():
+            target.writestr(entry, change(content) if entry.endswith("data.pkl") else content)
+
+
+def test_what_a_file_may_call_it_cannot_change(nano, tmp_path):
+    """A pickle can set attributes of what it names: of PyTorch's functions that would last for the whole process."""
+    torch.save({"args": argparse.Namespace(), "state_dict": tensors(nano)}, tmp_path / "x.pth")
+    build = b"ctorch._utils\n_rebuild_tensor_v2\n(N}X\x0c\x00\x00\x00__defaults__)stb0"
+    rewritten(tmp_path / "x.pth", lambda content: content[:2] + build + content[2:])
+    before = torch._utils._rebuild_tensor_v2.__defaults__
+    with pytest.raises(CheckpointError):
+        files.read(tmp_path / "x.pth")
+    assert torch._utils._rebuild_tensor_v2.__defaults__ == before
+
+
+def test_no_module_is_imported_for_a_name(nano, tmp_path):
+    """Not even one of PyTorch's that are imported at the first look."""
+    names = [name for name in ("_dynamo", "onnx", "_inductor") if f"torch.{name}" not in sys.modules]
+    for name in names:
+        torch.save({"args": argparse.Namespace(), "state_dict": tensors(nano)}, tmp_path / "x.pth")
+        named = b"ctorch\n" + name.encode() + b"\n0"
+        rewritten(tmp_path / "x.pth", lambda content, named=named: content[:2] + named + content[2:])
+        files.read(tmp_path / "x.pth")
+        assert f"torch.{name}" not in sys.modules
+
+
+class Loss(torch.nn.Module):
+    pass
+
+
+def test_modules_and_parameters_beside_the_weights(nano, tmp_path):
+    """Also in the older format, in which PyTorch keeps the source of modules, and compares it."""
+    state = {
+        key: torch.nn.Parameter(value) if value.is_floating_point() else value for key, value in tensors(nano).items()
+    }
+    state["backbone.norm.weight"].note = "an attribute makes another kind of record of it"
+    content = {"criterion": Loss(), "args": argparse.Namespace(), "state_dict": collections.defaultdict(list, state)}
+    for name, is_zip in (("x.pth", True), ("old.pth", False)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.save(content, tmp_path / name, _use_new_zipfile_serialization=is_zip)
+        assert_is(recognise(files.read(tmp_path / name)), nano)
+
+
+@pytest.mark.parametrize("dtype", ["float8_e4m3fn", "bfloat16", "uint16"])
+def test_number_types_beside_other_objects(dtype, nano, tmp_path):
+    """PyTorch writes some of them in a way of their own."""
+    state = tensors(nano)
+    key = "backbone.norm.weight"
+    state[key] = torch.ones(192, dtype=getattr(torch, dtype))
+    torch.save({"state_dict": state, "args": argparse.Namespace()}, tmp_path / "x.pth")
+    np.testing.assert_array_equal(files.read(tmp_path / "x.pth")[key], np.ones(192))
+
+
+def test_other_tensors_are_not_taken_for_the_weights(nano, tmp_path):
+    """A discriminator, moments of an optimizer, however large; numbers beside the weights."""
+    state = tensors(nano)
+    larger = {**state, "more": torch.zeros(3)}
+    for others in (
+        {"discriminator": {f"conv{number}": torch.zeros(3) for number in range(400)}},
+        {"d_optimizer": larger, "momentum": larger, "exp_avg_sq": larger, "opt": {"exp_avg": larger}},
+        {"best_acc1": torch.tensor(0.7), "epoch": torch.tensor(3)},
+        {"ema": {"decay": torch.tensor(0.99), "updates": torch.tensor(7)}},
+    ):
+        torch.save({"my_generator": state, **others}, tmp_path / "x.pth")
+        assert_is(recognise(files.read(tmp_path / "x.pth")), nano)
+    torch.save({"one": state, "other": state | {}}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="several sets of weights, one, other: say which by `key`"):
+        files.read(tmp_path / "x.pth")
+    assert_is(recognise(files.read(tmp_path / "x.pth", "other")), nano)
+
+
+def test_entries_that_hold_each_other_cost_nothing(tmp_path):
+    level = {"a": torch.zeros(1)}
+    for _ in range(3):
+        level = {str(number): level for number in range(2000)}
+    torch.save(level, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="Not a Video Swin"):
+        recognise(files.read(tmp_path / "x.pth"))
+
+
+def test_a_file_that_claims_much_is_refused(tmp_path):
+    torch.save({"patch_embed.proj.weight": torch.zeros(1).expand(10**8)}, tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match="claims 400000000 bytes"):
+        files.read(tmp_path / "x.pth")
+
+
+def test_two_models_are_not_mixed(nano, tmp_path):
+    bare = {key.removeprefix("backbone."): value for key, value in nano.items() if key.startswith("backbone.")}
+    sources.write_safetensors(nano | bare, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="twice"):
+        recognise(files.read(tmp_path / "x.safetensors"))
+    prefixed = {f"student.{key}": value for key, value in nano.items()}
+    sources.write_safetensors(prefixed | {"cls_head.fc_cls.bias": np.zeros(9, "float32")}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=r"begin with 'student\.', but for cls_head\.fc_cls\.bias"):
+        files.read(tmp_path / "x.safetensors")
+
+
 def test_averaged_weights_are_taken_and_the_others_can_be(nano, tmp_path, caplog):
     averaged = floating(nano, lambda value: value / 2)
     with_count = {"n_averaged": torch.tensor(7), **{f"module.{k}": v for k, v in tensors(averaged).items()}}
@@ -235,6 +346,7 @@ def test_what_trainers_add_is_left_out_and_said(nano, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         convert(tmp_path / "x.pth", tmp_path / "out.weights.h5")
     assert "was trained with a mean of [0.0, 0.0, 0.0]" in caplog.text
+    recognise(nano | {"data_preprocessor.mean": np.zeros((4, 1, 1, 1), "float32")})
 
 
 # --- relatives, and what is odd ---------------------------------------------------------------------------------

@@ -56,6 +56,9 @@ def read(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
             content, tensor = reader(path)
             tensors, is_told = entries.weights_of(content, tensor, key)
             key = None if is_told else key
+            if reader is _read_torch:
+                claimed = sum(value.numel() for value in tensors.values()) * 4
+                _check_expansion("the file", claimed, path.stat().st_size)
         else:
             tensors = reader(path)
         tensors = entries.one_model(tensors, key)
@@ -153,7 +156,8 @@ def _read_hdf5(path: Path | io.BytesIO) -> dict[str, np.ndarray]:
             raise CheckpointError(f"{name} lies in another file: it was refused")
         _check_expansion(name, item.nbytes, item.id.get_storage_size())
         if item.dtype.kind == "V" and item.attrs.get("dtype") == "bfloat16" and item.dtype.itemsize == 2:  # of Keras
-            tensors[name] = (item[()].view("uint16").astype("uint32") << 16).view("float32")
+            bits = np.asarray(item[()]).view("uint16").astype("uint32") << 16
+            tensors[name] = np.asarray(bits, "uint32").view("float32")
         elif item.dtype.kind in "fbiuc":
             tensors[name] = np.asarray(item[()])
         else:

@@ -95,7 +95,7 @@ def _without_extras(tensors: State) -> State:
         if keys := [key for key in kept if re.search(pattern, key)]:
             found = {key.rpartition(".")[2]: kept.pop(key) for key in keys}
             for name, usual in _IMAGENET.items():
-                if name in found and not np.allclose(found[name].ravel(), usual, atol=1e-2):
+                if name in found and (found[name].size != 3 or not np.allclose(found[name].ravel(), usual, atol=1e-2)):
                     _log.warning(
                         "The checkpoint was trained with a %s of %s; clips are normalised by ImageNet's, %s.",
                         name,
@@ -205,9 +205,7 @@ def _is_bare(state: State) -> bool:
 
 
 def _with_backbone(state: State) -> State:
-    return {
-        f"backbone.{key}" if re.match(r"(patch_embed|layers|norm3?)\.", key) else key: v for key, v in state.items()
-    }
+    return _rename(state, (r"^(patch_embed|layers|norm3?)\.", r"backbone.\g<0>"))
 
 
 def _from_official(state: State) -> State:

@@ -65,10 +65,11 @@ def from_checkpoint(
             f"{path} is a whole model, with a configuration that its weights alone do not have: load it with "
             "`keras.models.load_model`, or its weights into a model of yours with `load_checkpoint`."
         )
+    adapt(checkpoint)  # whole, or an error before anything is built
     found = checkpoint.architecture
     wanted = replace(
         found,
-        num_classes=(num_classes or found.num_classes) if include_top else None,
+        num_classes=(found.num_classes if num_classes is None else num_classes) if include_top else None,
         window_size=window_size or found.window_size,
         channels=input_shape[3] if len(input_shape) == 4 and input_shape[3] else found.channels,
     )
