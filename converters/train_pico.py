@@ -146,7 +146,7 @@ def train(clips: np.ndarray, labels: np.ndarray, steps: int, seed: int, frozen: 
         0.0, max(steps - WARM_UP_STEPS, 1), warmup_target=LEARNING_RATE, warmup_steps=WARM_UP_STEPS
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=WEIGHT_DECAY, clipnorm=1.0)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "norm", "relative_position_bias_table"])
+    optimizer.exclude_from_weight_decay(var_names=["bias", "relative_position_bias_table"])  # norms decay
     outputs = tuple(supervised.output)
     losses = {name: keras.losses.SparseCategoricalCrossentropy(from_logits=True) for name in outputs}
     supervised.compile(optimizer, losses, metrics={"head": ["accuracy"]})

@@ -3,6 +3,8 @@
 import ast
 from pathlib import Path
 
+import pytest
+
 import videoswin_keras
 
 PACKAGE = Path(videoswin_keras.__file__).parent
@@ -65,3 +67,11 @@ def test_backends_are_imported_in_few_places():
     for path in PACKAGE.rglob("*.py"):
         names = {name.split(".")[0] for name in imported(path)}
         assert names & BACKENDS <= allowed.get(path.relative_to(PACKAGE).as_posix(), set()), path
+
+
+def test_the_package_shows_its_public_names_and_nothing_else():
+    names = dir(videoswin_keras)
+    assert names == sorted({*videoswin_keras.__all__, "VideoPipeline", "VideoStream", "classify", "__version__"})
+    assert all(getattr(videoswin_keras, name) is not None for name in names)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        videoswin_keras.nothing  # noqa: B018

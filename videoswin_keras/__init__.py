@@ -3,6 +3,7 @@
 Tensors are (batch, frames, height, width, channels). Keras's own choice of backend (`KERAS_BACKEND`) applies.
 """
 
+import importlib
 import sys
 
 from videoswin_keras.backend import choose_backend, is_command_line
@@ -47,3 +48,20 @@ __all__ = [
     "from_checkpoint",
     "load_checkpoint",
 ]
+
+# Public too, and imported when they are asked for: they need the extras "video" and "stream".
+_LATER = {
+    "VideoPipeline": "videoswin_keras.classification",
+    "VideoStream": "videoswin_keras.streaming.stream",
+    "classify": "videoswin_keras.classification",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module 'videoswin_keras' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_LATER, "__version__"])

@@ -192,7 +192,8 @@ def load_classifier(
         dataset = entry.dataset
     elif format_ != "videoswin_keras":
         dataset = _DATASET_OF_CLASSES.get(classifier.output_shape[-1])
-    test = "torchvision" if format_ == "torchvision" else dataset
+    test = {"torchvision": "torchvision", "mmaction2": "kinetics_mmaction2"}.get(format_, dataset)
+    test = dataset if dataset == "something_something_v2" else test
     if labels is None and dataset:
         labels = dataset_labels(dataset)
     return model, _class_names(labels, classifier), _protocol(entry, test, classifier)

@@ -82,7 +82,7 @@ def test_protocols():
         ("official", "kinetics", 32, 2, None, 4, 3),
         ("official", "kinetics", 32, 2, None, None, None),  # the one of which no accuracy is reported
         ("official", "something_something_v2", 32, None, None, 1, 3),
-        ("mmaction2", "kinetics", 32, 2, None, 4, 3),
+        ("mmaction2", "kinetics_mmaction2", 32, 2, None, 4, 3),
         ("torchvision", "torchvision", 32, None, 15, 12, 1),
         ("paddlevideo", "kinetics", 32, 2, None, 4, 3),
     }

@@ -51,6 +51,21 @@ def as_numpy(state):
     return [ops.convert_to_numpy(x) for x in flatten(state)]
 
 
+def test_what_is_no_sequence_no_clip_and_no_state_is_refused():
+    model, sequence = small_model(), clips()
+    state = model.initial_state(2)
+    with pytest.raises(ValueError, match=r"Expected shape \(batch, clips, .*One clip goes into `step`"):
+        model(sequence[:, 0])
+    with pytest.raises(ValueError, match=r"Expected shape \(batch, clips, .*One clip goes into `step`"):
+        model.steps(sequence[:, 0], state)
+    with pytest.raises(ValueError, match=r"Expected shape \(batch, frames, .*A sequence of clips goes into `steps`"):
+        model.step(sequence, state)
+    for wrong, received in ((None, "NoneType"), ({"stage3": {}}, r"\['stage3'\]")):
+        for function, x in ((model.step, sequence[:, 0]), (model.steps, sequence)):
+            with pytest.raises(ValueError, match=f"`state` must be what .*stage1.*Received: {received}"):
+                function(x, wrong)
+
+
 # --- a step, and a sequence -------------------------------------------------------------------------------------
 
 

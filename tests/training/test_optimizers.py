@@ -84,9 +84,10 @@ def test_is_keras_own_in_training(way, options):
         with strategy(way):
             keras.utils.set_random_seed(0)
             norm = keras.layers.LayerNormalization(name="norm")
+            norm.build((None, 4))
             model = keras.Sequential([keras.Input((4,)), norm, keras.layers.Dense(2)])
             optimizer = optimizer(**{"learning_rate": 1e-3, "weight_decay": 0.5, **options})
-            optimizer.exclude_from_weight_decay(var_names=["norm"])
+            optimizer.exclude_from_weight_decay(var_list=norm.trainable_variables)
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer) if way == "scaled" else optimizer
             model.compile(optimizer, "mse", jit_compile=way == "compiled")
         x = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
@@ -113,6 +114,16 @@ def test_fused_kernels_do_it(dtype, monkeypatch):
     AdamW().apply([ops.ones((3,), dtype)], [keras.Variable(np.ones(3), dtype=dtype)])
     backend = keras.backend.backend()
     assert len(calls) == (backend == "jax" or (backend == "tensorflow" and dtype == "bfloat16"))
+
+
+def test_a_subclass_takes_its_own_steps():
+    class Signed(AdamW):
+        def update_step(self, gradient, variable, learning_rate):
+            self.assign_sub(variable, ops.cast(learning_rate, variable.dtype) * ops.sign(gradient))
+
+    for value, step in zip(trained(Signed(0.1, weight_decay=0.0), gradients(1)), gradients(1)[0], strict=True):
+        before = variables()[list(SHAPES).index("kernel" if value.ndim == 2 else "bias")].numpy()
+        np.testing.assert_allclose(value, before - 0.1 * np.sign(step), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("which", ["weight", "gradient"])

@@ -1,11 +1,13 @@
 """Sampling formulas, against numbers worked out by hand and against the publishers' own loops, written out again."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from videoswin_keras.video import sampling
+from videoswin_keras.video.index import VideoIndex
 
 
 def official_kinetics(num_frames, clip_frames, interval, num_clips):
@@ -58,6 +60,45 @@ def test_uniform_by_hand():
     assert sampling.uniform_clip(3, clip_frames=4).tolist() == [[0, 0, 1, 2]]
 
 
+def mmaction2_starts(num_frames, num_clips):
+    """`_get_test_clips` of mmaction2 1.x, with 32 frames every 2."""
+    max_offset = max(num_frames - ((32 - 1) * 2 + 1), 0)
+    if num_clips == 1:
+        return [max_offset // 2]
+    offset_between = max_offset / float(num_clips - 1)
+    return np.round(np.arange(num_clips) * offset_between).astype(int).tolist()
+
+
+def test_mmaction2_at_every_length():
+    assert sampling.mmaction2_clips(300, num_clips=4)[:, 0].tolist() == [0, 79, 158, 237]  # of the real code
+    assert sampling.mmaction2_clips(64, num_clips=4)[:, 0].tolist() == [0, 0, 1, 1]
+    for num_frames in range(1, 401):
+        for num_clips in (1, 4):
+            clips = sampling.mmaction2_clips(num_frames, num_clips=num_clips)
+            starts = np.array(mmaction2_starts(num_frames, num_clips))
+            assert clips.tolist() == ((starts[:, None] + np.arange(32) * 2) % num_frames).tolist()
+
+
+def torchvision_resampled(num_frames, fps):
+    """The frames of `VideoClips._resample_video_idx` at 15 per second."""
+    step = fps / 15.0
+    if step.is_integer():
+        return list(range(num_frames))[:: int(step)]
+    return [math.floor(index * step) for index in range(math.floor(num_frames * 15 / fps))]
+
+
+@pytest.mark.parametrize("fps", [30, 45, 60, 120, 15, 25, 24])
+def test_torchvision_resamples_every_length(fps):
+    for num_frames in range(4, 401):
+        rate = Fraction(fps)
+        index = VideoIndex(
+            np.arange(num_frames), 1 / rate, np.zeros(0, "int64"), rate, True, num_frames / fps, 8, 8, 0, True
+        )
+        slots = np.arange(index.num_slots(15))
+        expected = torchvision_resampled(num_frames, fps)
+        assert index.frames_at(slots, 15).tolist() == (expected or [0])
+
+
 def test_torchvision_by_hand():
     # 150 slots, 12 clips: starts ⌊118 · i / 11⌋.
     clips = sampling.torchvision_clips(150, num_clips=12)
@@ -86,6 +127,7 @@ def test_against_the_loops(clip_frames, num_clips):
 def test_tiny_videos(num_frames):
     for clips, shape in (
         (sampling.kinetics_clips(num_frames, num_clips=4), (4, 32)),
+        (sampling.mmaction2_clips(num_frames, num_clips=4), (4, 32)),
         (sampling.uniform_clip(num_frames), (1, 32)),
         (sampling.torchvision_clips(num_frames, num_clips=12), (12, 32)),
     ):

@@ -78,6 +78,19 @@ def test_center_crop(height, width, corner):
     assert crop[1, -1, -1].tolist() == [1, corner[0] + 7, corner[1] + 7]
 
 
+def test_pixels_of_torchvision():
+    """A 16:9 frame: the margin of 115.5 pixels is rounded to 116, one of 114.5 to 114; the longer side is cut off."""
+    wide = np.arange(455)[None, None, :, None] * np.ones((1, 256, 1, 1), int)
+    assert transforms.center_crop(wide, 224, is_rounded=True)[0, 0, 0, 0] == 116
+    assert transforms.center_crop(wide, 224)[0, 0, 0, 0] == 115
+    assert transforms.center_crop(wide[:, :, :453], 224, is_rounded=True)[0, 0, 0, 0] == 114
+    frame = np.zeros((270, 481, 3), "uint8")  # 481 · 256 / 270 = 456.06; 480: 455.1; 479: 454.2; 478: 453.2
+    sides = [transforms.resize_short_side(frame[:, :w], 256, is_floored=True).shape[1] for w in (481, 480, 479, 476)]
+    assert sides == [456, 455, 454, 451]
+    assert transforms.resize_short_side(np.zeros((270, 477, 3), "uint8"), 100, is_floored=True).shape[1] == 176
+    assert transforms.resize_short_side(np.zeros((270, 477, 3), "uint8"), 100).shape[1] == 177
+
+
 @pytest.mark.parametrize(
     ("height", "width", "corners"),
     [
@@ -232,9 +245,9 @@ def test_memory_does_not_follow_the_long_side(picture_video, small):
 
 
 def test_protocol_errors(numbered_video, small):
-    with pytest.raises(ValueError, match="kinetics, something_something_v2, torchvision"):
+    with pytest.raises(ValueError, match="kinetics, kinetics_mmaction2, something_something_v2, torchvision"):
         protocols.get("kinetic")
-    with pytest.raises(ValueError, match="kinetics, something_something_v2, torchvision"):
+    with pytest.raises(ValueError, match="kinetics, kinetics_mmaction2, something_something_v2, torchvision"):
         protocols.Protocol("kinetic")
     with pytest.raises(TypeError, match="no clip_length"):
         protocols.get("kinetics", clip_length=8)

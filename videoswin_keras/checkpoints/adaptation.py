@@ -1,9 +1,13 @@
 """Changes of a state: an image Swin becomes a video Swin, a bias table fits another window, a kernel other channels."""
 
+import logging
+
 import numpy as np
 
 from videoswin_keras.checkpoints.errors import CheckpointError
 from videoswin_keras.checkpoints.layout import PATCH_KERNEL, TABLE, State
+
+_log = logging.getLogger(__name__)
 
 
 def inflate(state: State, window_size: tuple[int, int, int], patch_frames: int = 2) -> State:
@@ -15,7 +19,7 @@ def inflate(state: State, window_size: tuple[int, int, int], patch_frames: int =
     Source: section 3.3 of arXiv 2106.13230.
     """
     frames, height, width = window_size
-    inflated = {}
+    inflated, resampled = {}, set()
     for key, value in state.items():
         if key == PATCH_KERNEL:
             value = np.repeat(value[:, :, None], patch_frames, axis=2) / np.float32(patch_frames)
@@ -23,10 +27,15 @@ def inflate(state: State, window_size: tuple[int, int, int], patch_frames: int =
             side = round(len(value) ** 0.5)
             if side * side != len(value):
                 raise CheckpointError(f"{key}: a table of {len(value)} rows is not that of a square image window.")
+            if (side, side) != (2 * height - 1, 2 * width - 1):
+                resampled.add((side + 1) // 2)
             table = value.reshape(side, side, -1)
             table = resize(resize(table, 0, 2 * height - 1), 1, 2 * width - 1)
             value = np.tile(table.reshape(-1, value.shape[1]), (2 * frames - 1, 1))
         inflated[key] = value
+    if resampled:
+        windows = ", ".join(f"{side} × {side}" for side in sorted(resampled))
+        _log.warning("Bias tables of windows of %s were resampled to %d × %d.", windows, height, width)
     return inflated
 
 

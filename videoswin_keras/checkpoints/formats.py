@@ -1,9 +1,10 @@
 """The published formats: how each is recognised by its keys, and translated to the official layout."""
 
+import logging
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from videoswin_keras.checkpoints.layout import (
 )
 from videoswin_keras.nn import windows
 
+_log = logging.getLogger(__name__)
+
 DEFAULT_WINDOW = (8, 7, 7)  # of every model inflated from an image Swin
 PUBLISHED_WINDOWS = (DEFAULT_WINDOW, (16, 7, 7))
 
@@ -32,7 +35,7 @@ class Checkpoint:
 
     format: str
     architecture: Architecture
-    state: State
+    state: State = field(repr=False)
 
 
 def recognise(tensors: State, window_size: tuple[int, int, int] | None = None) -> Checkpoint:
@@ -47,7 +50,10 @@ def recognise(tensors: State, window_size: tuple[int, int, int] | None = None) -
         CheckpointError: if the keys are of no known format, or the window can be told neither from the checkpoint nor
             from `window_size`.
     """
+    tensors = _without_extras(tensors)
     name = next((name for name, (matches, _) in FORMATS.items() if matches(tensors)), None)
+    if other := _other_architecture(tensors):
+        raise CheckpointError(f"The checkpoint is of {other}, and not of a Video Swin Transformer.")
     if name is None:
         shown = ", ".join(list(tensors)[:5])
         raise CheckpointError(
@@ -55,6 +61,7 @@ def recognise(tensors: State, window_size: tuple[int, int, int] | None = None) -
             f"Its {len(tensors)} keys begin: {shown}."
         )
     state = FORMATS[name][1](tensors)
+    _check_numbers(state)
     buffers = {key: state.pop(key) for key in list(state) if key.endswith(("relative_position_index", "attn_mask"))}
     lengths = {int(key.removeprefix("memory").split(".")[0]): _length(state.pop(key)) for key in _lengths(state)}
     if name.startswith("image_swin"):
@@ -62,7 +69,71 @@ def recognise(tensors: State, window_size: tuple[int, int, int] | None = None) -
         state = adaptation.inflate(state, window)
     else:
         window = _window(state, buffers, window_size)
+    if name == "keras_port" and window[1] != window[2]:
+        raise CheckpointError(
+            f"The window {window} is not square, and for such windows the older Keras ports mix up the rows of their "
+            f"bias tables: the weights would give other outputs here than there."
+        )
     return Checkpoint(name, infer(state, window, lengths), state)
+
+
+# What trainers save among the weights that is no weight of the model, by patterns of its keys.
+_EXTRAS = {
+    "the mean and standard deviation of mmaction2's preprocessor": r"^data_preprocessor\.(mean|std)$",
+    "a copy of the weights of mmcv's EMAHook": r"^ema_",
+    "class weights of the loss": r"\bloss_cls\.class_weight$",
+    "norms of stages before the last": r"^backbone\.norm[0-2]\.(weight|bias)$",
+    "a count of averaged models": r"^(n_averaged|steps)$",
+}
+_IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}  # of channels in 0–255
+
+
+def _without_extras(tensors: State) -> State:
+    """Leaves away what is known to be no weight of the model, and says so."""
+    kept = dict(tensors)
+    for what, pattern in _EXTRAS.items():
+        if keys := [key for key in kept if re.search(pattern, key)]:
+            found = {key.rpartition(".")[2]: kept.pop(key) for key in keys}
+            for name, usual in _IMAGENET.items():
+                if name in found and (found[name].size != 3 or not np.allclose(found[name].ravel(), usual, atol=1e-2)):
+                    _log.warning(
+                        "The checkpoint was trained with a %s of %s; clips are normalised by ImageNet's, %s.",
+                        name,
+                        found[name].ravel().tolist(),
+                        usual,
+                    )
+            _log.info("Left out: %s (%s).", what, ", ".join(keys[:3]))
+    return kept
+
+
+def _other_architecture(tensors: State) -> str | None:
+    """Returns what a checkpoint is of, where its keys tell that it is of a relative of Video Swin."""
+    if any(key.endswith("logit_scale") or ".cpb_mlp." in key for key in tensors):
+        return "a Swin Transformer V2 (it has logit_scale or cpb_mlp)"
+    if any("spatial_mlp" in key for key in tensors):
+        return "a SwinMLP (it has spatial_mlp)"
+    if any(key.rpartition(".")[2] == "absolute_pos_embed" for key in tensors):
+        return "a Swin with absolute position embeddings (absolute_pos_embed)"
+    kernel = tensors.get("patch_embed.proj.weight")
+    if kernel is not None and kernel.ndim == 4 and _has_transposed_weights(tensors):
+        return "an image Swin of PaddlePaddle (its matrices are transposed; convert Microsoft's own file)"
+    return None
+
+
+def _has_transposed_weights(tensors: State) -> bool:
+    """Whether linear weights are as PaddlePaddle keeps them: inputs first."""
+    shapes = [value.shape for key, value in tensors.items() if key.endswith("attn.qkv.weight") and value.ndim == 2]
+    return bool(shapes) and shapes[0][1] == 3 * shapes[0][0]
+
+
+def _check_numbers(state: State) -> None:
+    counted = ("relative_position_index", "attn_mask", "window_size", "memory_length")
+    wrong = [f"{key} ({value.dtype})" for key, value in state.items() if value.dtype != "float32"]
+    if wrong := [text for text in wrong if not text.rpartition(" ")[0].endswith(counted)]:
+        raise CheckpointError(
+            f"The checkpoint holds weights that are no floating-point numbers: {', '.join(wrong[:10])}. Is the model "
+            f"quantised? Save its weights before it is."
+        )
 
 
 def _window(state: State, buffers: State, stated: tuple[int, int, int] | None) -> tuple[int, int, int]:
@@ -120,11 +191,25 @@ def _rename(state: State, *patterns: tuple[str, str | Callable]) -> State:
 
 
 def _is_official(state: State) -> bool:
-    return any(key.startswith("backbone.layers.") for key in state) and not _is_paddlevideo(state)
+    return (any(key.startswith("backbone.layers.") for key in state) or _is_bare(state)) and not _is_paddlevideo(state)
+
+
+def _is_mmaction2(state: State) -> bool:
+    return _is_official(state) and any(re.match(r"(backbone\.)?norm3\.", key) for key in state)
+
+
+def _is_bare(state: State) -> bool:
+    """Whether it is a backbone of 3D patches whose keys lack "backbone."."""
+    kernel = state.get("patch_embed.proj.weight")
+    return kernel is not None and kernel.ndim == 5 and any(key.startswith("layers.0.blocks.") for key in state)
+
+
+def _with_backbone(state: State) -> State:
+    return _rename(state, (r"^(patch_embed|layers|norm3?)\.", r"backbone.\g<0>"))
 
 
 def _from_official(state: State) -> State:
-    return _rename(state, (r"^backbone\.norm3\.", "backbone.norm."))  # mmaction2's only difference
+    return _rename(_with_backbone(state), (r"^backbone\.norm3\.", "backbone.norm."))  # mmaction2's only difference
 
 
 # --- torchvision swin3d -----------------------------------------------------------------------------------------
@@ -161,12 +246,13 @@ def _torchvision_names(state: State, first_stage: int) -> State:
 
 
 def _is_paddlevideo(state: State) -> bool:
-    return "head.fc.weight" in state and "backbone.patch_embed.proj.weight" in state
+    is_video = "backbone.patch_embed.proj.weight" in state or _is_bare(state)
+    return is_video and ("head.fc.weight" in state or _has_transposed_weights(state))
 
 
 def _from_paddlevideo(state: State) -> State:
     """Every linear weight is transposed; the convolution is as it is."""
-    renamed = _rename(state, (r"^head\.fc\.", "cls_head.fc_cls."))
+    renamed = _rename(_with_backbone(state), (r"^head\.fc\.", "cls_head.fc_cls."))
     return {key: value.T if key.endswith(".weight") and value.ndim == 2 else value for key, value in renamed.items()}
 
 
@@ -330,6 +416,7 @@ FORMATS: dict[str, tuple[Callable[[State], bool], Callable[[State], State]]] = {
     "videoswin_keras": (_is_own, _from_own),
     "keras_port": (_is_keras_port, _from_keras_port),
     "paddlevideo": (_is_paddlevideo, _from_paddlevideo),
+    "mmaction2": (_is_mmaction2, _from_official),
     "official": (_is_official, _from_official),
     "torchvision": (_is_torchvision, _from_torchvision),
     "image_swin_timm": (_is_timm, _from_timm),

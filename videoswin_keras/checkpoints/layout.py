@@ -180,7 +180,7 @@ def infer(state: State, window_size: tuple[int, int, int], memory_lengths: dict[
 
     blocks: dict[int, int] = {}
     for key in state:
-        if match := re.match(r"backbone\.layers\.(\d+)\.blocks\.(\d+)\.", key):
+        if match := re.match(r"backbone\.layers\.(\d\d?)\.blocks\.(\d{1,3})\.", key):
             stage, block = int(match[1]), int(match[2])
             blocks[stage] = max(blocks.get(stage, 0), block + 1)
     stages = range(max(blocks) + 1)

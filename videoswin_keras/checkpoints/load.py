@@ -17,6 +17,7 @@ def load_checkpoint(
     fresh_head: bool = False,
     resample_window: bool = False,
     adapt_channels: bool = False,
+    key: str | None = None,
 ) -> None:
     """Loads any published checkpoint, or one of this library's, into a model.
 
@@ -31,6 +32,8 @@ def load_checkpoint(
         fresh_head: Whether to leave the model's own head as it is, for other classes than the checkpoint's.
         resample_window: Whether to resample the bias tables where the model's window is another.
         adapt_channels: Whether to adapt the patch embedding where the model's clips have other channels.
+        key: Which weights to take of a file that holds several: an entry ("state_dict_ema") or the prefix of the keys
+            ("teacher"). Default: the only ones, or a moving average of the weights, which the log then says.
 
     Raises:
         FileNotFoundError: if `source` is neither a file nor in the zoo.
@@ -45,13 +48,15 @@ def load_checkpoint(
     ... )
     >>> load_checkpoint(model, "pico_moving_shapes")
     """
-    checkpoint = open_checkpoint(source, Architecture.of(model).window_size)
+    checkpoint = open_checkpoint(source, Architecture.of(model).window_size, key)
     assign(model, checkpoint, fresh_head, resample_window, adapt_channels)
 
 
-def open_checkpoint(source: str | Path, window_size: tuple[int, int, int] | None = None) -> Checkpoint:
+def open_checkpoint(
+    source: str | Path, window_size: tuple[int, int, int] | None = None, key: str | None = None
+) -> Checkpoint:
     """Reads and recognises the checkpoint at `source`; an image Swin is inflated to `window_size`."""
-    return recognise(files.read(locate(source)), window_size)
+    return recognise(files.read(locate(source), key), window_size)
 
 
 def locate(source: str | Path, architecture: str | None = None) -> Path:

@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from videoswin_keras.atomic import replacing
+from videoswin_keras.checkpoints.errors import CheckpointError
 from videoswin_keras.checkpoints.formats import Checkpoint
 from videoswin_keras.checkpoints.layout import Architecture, Parameter, parameters, to_keras
 
@@ -20,15 +21,28 @@ METADATA = "videoswin_keras"  # attribute of the file: JSON, where the weights c
 
 def write(checkpoint: Checkpoint, path: str | Path, metadata: dict[str, Any]) -> None:
     """Writes `checkpoint`, which must be whole and without a memory, to `path` by way of a temporary name."""
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary:
+        with h5py.File(temporary, "w") as file:
+            for parameter in parameters(checkpoint.architecture):
+                value = to_keras(parameter.key, checkpoint.state[parameter.key])
+                file.create_dataset(_path(parameter, checkpoint.architecture), data=value)
+            window = np.array(checkpoint.architecture.window_size, "int32")
+            for i, depth in enumerate(checkpoint.architecture.depths):
+                for j in range(depth):
+                    file[f"{_root(checkpoint.architecture)}/{_block(i, j)}/attention/vars/window_size"] = window
+            file.attrs[METADATA] = json.dumps(metadata)
+        _compare(checkpoint, temporary)
+
+
+def _compare(checkpoint: Checkpoint, path: Path) -> None:
+    """Reads back what was written, and raises CheckpointError if it is anything else than the checkpoint."""
+    with h5py.File(path, "r") as file:
         for parameter in parameters(checkpoint.architecture):
-            value = to_keras(parameter.key, checkpoint.state[parameter.key])
-            file.create_dataset(_path(parameter, checkpoint.architecture), data=value)
-        window = np.array(checkpoint.architecture.window_size, "int32")
-        for i, depth in enumerate(checkpoint.architecture.depths):
-            for j in range(depth):
-                file[f"{_root(checkpoint.architecture)}/{_block(i, j)}/attention/vars/window_size"] = window
-        file.attrs[METADATA] = json.dumps(metadata)
+            written = file[_path(parameter, checkpoint.architecture)][()]
+            if written.dtype != "float32" or not np.array_equal(
+                written, to_keras(parameter.key, checkpoint.state[parameter.key])
+            ):
+                raise CheckpointError(f"{parameter.key} is another after it was written. Is the disk sound?")
 
 
 def add_metadata(path: str | Path, metadata: dict[str, Any]) -> None:

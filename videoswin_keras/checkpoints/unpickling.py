@@ -7,7 +7,9 @@ stand-ins that keep the arguments; the arrays are made from these afterwards, an
 
 import pickle
 import re
+import types
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -91,3 +93,101 @@ def load(file: BinaryIO) -> Any:
         pickle.UnpicklingError: if it names anything but arrays of numbers and plain containers.
     """
     return _Unpickler(file).load()
+
+
+class StandIn:
+    """Stands in for an object that a pickle names: takes what the pickle does to it, and does nothing.
+
+    Attributes:
+        what: What the pickle names.
+    """
+
+    what = ""
+
+    def __new__(cls, *_: Any, **__: Any) -> "StandIn":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def _nothing(self, *_: Any, **__: Any) -> None:
+        pass
+
+    __setstate__ = append = extend = add = __setitem__ = _nothing
+
+
+class _Served:
+    """A function that a pickle may call, and not change: the pickle does not get at the function itself."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable):
+        self._function = function
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._function(*arguments)
+
+    def __setstate__(self, _: Any) -> None:
+        raise pickle.UnpicklingError("it changes what it calls")
+
+
+class _UntypedStorage:
+    """Stands in for PyTorch's class, which a pickle could change."""
+
+    __slots__ = ()
+
+    def __setstate__(self, _: Any) -> None:
+        raise pickle.UnpicklingError("it changes what it calls")
+
+
+def of_torch(torch: Any) -> Any:
+    """Returns what `torch.load` takes as `pickle_module`: it makes tensors and plain containers, and nothing else.
+
+    What a pickle names beside these is a `StandIn`: no module is imported for it, no function is called. Parameters
+    come as their tensors, dictionaries with a default as plain ones.
+
+    Args:
+        torch: The module.
+    """
+    untyped = _UntypedStorage()
+    served: dict[tuple[str, str], Any] = {
+        **{("torch._utils", name): _Served(getattr(torch._utils, name)) for name in _REBUILDERS},
+        **{("torch._utils", name): _Served(lambda data, *_: data) for name in _REBUILDERS_OF_PARAMETERS},
+        ("torch.storage", "UntypedStorage"): untyped,
+        ("torch", "Size"): torch.Size,
+        ("torch", "device"): torch.device,
+        ("collections", "OrderedDict"): OrderedDict,
+        ("collections", "defaultdict"): _Served(lambda *_: {}),
+        **{("builtins", kind.__name__): kind for kind in (dict, list, set, tuple)},
+    }
+
+    class Unpickler(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            if (module, name) in served:
+                return served[module, name]
+            if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
+                return vars(torch)[name]
+            return type("StandIn", (StandIn,), {"what": f"{module}.{name}"})
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "persistent_load":
+                load = value
+
+                def value(saved: Any) -> Any:
+                    """Loads storages as PyTorch does, and no modules, whose source it would compare and write down."""
+                    if not isinstance(saved, tuple) or not saved or saved[0] not in ("storage", b"storage"):
+                        return type("StandIn", (StandIn,), {"what": "a module"})
+                    kind = torch.UntypedStorage if saved[1] is untyped else saved[1]
+                    return load((saved[0], kind, *saved[2:]))
+
+            super().__setattr__(name, value)
+
+    module = types.ModuleType("pickle_of_tensors")
+    module.Unpickler = Unpickler  # type: ignore[attr-defined]
+    module.UnpicklingError = pickle.UnpicklingError  # type: ignore[attr-defined]
+    module.load = lambda file, **settings: Unpickler(file, **settings).load()  # type: ignore[attr-defined]
+    return module
+
+
+_REBUILDERS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
+_REBUILDERS_OF_PARAMETERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")

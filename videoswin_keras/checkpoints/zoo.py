@@ -60,7 +60,8 @@ class ZooEntry:
         file: For a file that ships with this package, its name relative to this folder.
         sha256_prefix: What the file's SHA-256 begins with, where published.
         pretrain: Dataset of the model that training began from.
-        protocol: Test protocol of the reported figures: "kinetics", "something_something_v2" or "torchvision".
+        protocol: Test protocol of the reported figures: "kinetics", "kinetics_mmaction2", "something_something_v2" or
+            "torchvision".
         frames: Frames of a clip.
         interval: Step between the frames of a clip, in frames of the video.
         frames_per_second: Rate that the video is resampled to first, where it is.
@@ -318,8 +319,9 @@ The columns *frames × interval* and *clips × crops* give the protocol of the r
 
 | protocol | frames of a clip | temporal clips × spatial crops | size | score of a video |
 |---|---|---|---|---|
-| Kinetics (official, mmaction2, PaddleVideo) | 32, every second one | 4 × 3 | short side 224, 3 crops of 224 × 224 \
+| Kinetics (official, PaddleVideo) | 32, every second one | 4 × 3 | short side 224, 3 crops of 224 × 224 \
 along the long side | mean of the softmax over the views |
+| Kinetics (mmaction2: `kinetics_mmaction2`) | 32, every second one, of other starts | 4 × 3 | same | same |
 | Something-Something v2 | 32, spread over the whole video | 1 × 3 | same | same |
 | torchvision | 32 at 15 frames per second | 12 × 1 | short side 256, centre 224 × 224 | same |
 

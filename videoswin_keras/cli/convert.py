@@ -23,6 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="resample the bias tables to another window",
     )
     parser.add_argument("--channels", type=int, help="adapt the patch embedding to clips of other channels")
+    parser.add_argument(
+        "--key", help='which weights to take of a file that holds several: an entry as "model_ema", or a prefix of keys'
+    )
     parser.add_argument("--drop-head", action="store_true", help="leave the classification head away")
 
 
@@ -33,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
     if not options.output.endswith(ending):
         raise ValueError(f"--to {options.to} writes *{ending}. Received: --output {options.output}.")
     window = tuple(options.window) if options.window else None
-    checkpoint = convert(options.source, options.output, window, options.channels, options.drop_head)
+    checkpoint = convert(options.source, options.output, window, options.channels, options.drop_head, options.key)
     print(f"{checkpoint.format}: {checkpoint.architecture.describe()}")
     print(f"{sum(value.size for value in checkpoint.state.values()):,} parameters written to {options.output}")
     return 0

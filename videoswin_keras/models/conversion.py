@@ -1,5 +1,6 @@
 """Models and files made from a checkpoint alone."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from videoswin_keras.checkpoints import own, zoo
 from videoswin_keras.checkpoints.assign import adapt, assign
 from videoswin_keras.checkpoints.errors import CheckpointError
 from videoswin_keras.checkpoints.formats import Checkpoint
+from videoswin_keras.checkpoints.layout import Architecture
 from videoswin_keras.checkpoints.load import locate, open_checkpoint
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.classifier import VideoSwinClassifier
@@ -18,6 +20,13 @@ from videoswin_keras.models.variants import SIZES, Model
 def from_checkpoint(
     source: str | Path,
     input_shape: tuple[int | None, ...] = (None, None, None),
+    window_size: tuple[int, int, int] | None = None,
+    num_classes: int | None = None,
+    include_top: bool = True,
+    fresh_head: bool = False,
+    resample_window: bool = False,
+    adapt_channels: bool = False,
+    key: str | None = None,
     **kwargs: Any,
 ) -> Model:
     """Builds the model that a checkpoint is of, and loads it: nobody has to say which model it is.
@@ -25,6 +34,11 @@ def from_checkpoint(
     Args:
         source: What `load_checkpoint` takes, but for whole `.keras` models.
         input_shape: (frames, height, width) of a clip, with or without channels; None for each side that may vary.
+        window_size: Window of the model, where it is to be another than the checkpoint's (`resample_window`), or the
+            checkpoint does not say its own.
+        num_classes: Classes of a new head (`fresh_head`). Default: as many as the checkpoint has.
+        include_top: Whether to build the head; without one the model is a `VideoSwinBackbone`.
+        fresh_head, resample_window, adapt_channels, key: As in `load_checkpoint`.
         **kwargs: Arguments of `VideoSwinBackbone` and `VideoSwinClassifier` that do not change the weights:
             `include_rescaling`, `dtype`, `drop_path_rate` (default: that of the size), `activation`, `name`, ….
 
@@ -34,7 +48,8 @@ def from_checkpoint(
 
     Raises:
         FileNotFoundError, CheckpointError: as `load_checkpoint`.
-        ValueError: if `source` is a whole `.keras` model.
+        ValueError: if `source` is a whole `.keras` model, or another head, window or number of channels is asked for
+            without the flag that allows it.
 
     Example:
 
@@ -44,20 +59,35 @@ def from_checkpoint(
     (None, 8)
     """
     path = locate(source)
-    checkpoint = open_checkpoint(path)
-    if path.suffix == ".keras":
+    checkpoint = open_checkpoint(path, window_size, key)
+    if path.suffix == ".keras" and checkpoint.format == "videoswin_keras":
         raise ValueError(
             f"{path} is a whole model, with a configuration that its weights alone do not have: load it with "
             "`keras.models.load_model`, or its weights into a model of yours with `load_checkpoint`."
         )
-    return build(checkpoint, input_shape, **kwargs)
+    adapt(checkpoint)  # whole, or an error before anything is built
+    found = checkpoint.architecture
+    wanted = replace(
+        found,
+        num_classes=(found.num_classes if num_classes is None else num_classes) if include_top else None,
+        window_size=window_size or found.window_size,
+        channels=input_shape[3] if len(input_shape) == 4 and input_shape[3] else found.channels,
+    )
+    model = _untrained(wanted, input_shape, **kwargs)
+    assign(model, checkpoint, fresh_head, resample_window, adapt_channels)
+    return model
 
 
-def build(checkpoint: Checkpoint, input_shape: tuple[int | None, ...] = (None, None, None), **kwargs: Any) -> Model:
-    """Returns the model of `checkpoint` with its weights; see `from_checkpoint`."""
-    architecture = checkpoint.architecture
-    if len(input_shape) == 4 and input_shape[3] != architecture.channels:
-        raise ValueError(f"The checkpoint takes {architecture.channels} channels. Received: input_shape={input_shape}.")
+def build(checkpoint: Checkpoint, **kwargs: Any) -> Model:
+    """Returns the model of `checkpoint` with its weights, for clips of any size; arguments as in `from_checkpoint`."""
+    model = _untrained(checkpoint.architecture, **kwargs)
+    assign(model, checkpoint)
+    return model
+
+
+def _untrained(
+    architecture: Architecture, input_shape: tuple[int | None, ...] = (None, None, None), **kwargs: Any
+) -> Model:
     shape: Any = (*input_shape[:3], architecture.channels)
     size = next(
         (
@@ -82,7 +112,6 @@ def build(checkpoint: Checkpoint, input_shape: tuple[int | None, ...] = (None, N
         if len(set(tokens)) > 1 or len(set(lengths)) > 1:
             raise CheckpointError(f"The memories differ in their tokens or lengths: {architecture.memory}.")
         model = RecurrentVideoSwin(model, stages, tokens[0], lengths[0], dtype=arguments.get("dtype"))
-    assign(model, checkpoint)
     return model
 
 
@@ -92,6 +121,7 @@ def convert(
     window_size: tuple[int, int, int] | None = None,
     channels: int | None = None,
     drop_head: bool = False,
+    key: str | None = None,
 ) -> Checkpoint:
     """Converts a checkpoint of any known format to this library's weights, exactly.
 
@@ -103,6 +133,7 @@ def convert(
             (8, 7, 7) for an image Swin. Of a checkpoint that does not say its window, this is the window.
         channels: Another number of channels of a clip, to which the patch embedding is adapted.
         drop_head: Whether to leave the head away.
+        key: As in `load_checkpoint`.
 
     Returns:
         The checkpoint as written.
@@ -117,9 +148,10 @@ def convert(
     if not output.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} to.")
     path = locate(source)
-    if path.suffix == output.suffix == ".keras":
+    checkpoint = open_checkpoint(path, window_size, key)
+    if path.suffix == output.suffix == ".keras" and checkpoint.format == "videoswin_keras":
         raise ValueError(f"{path} is a whole model already. To keep only its weights, write a .weights.h5.")
-    checkpoint = adapt(open_checkpoint(path, window_size), drop_head, window_size, channels)
+    checkpoint = adapt(checkpoint, drop_head, window_size, channels)
     entry = zoo.ENTRIES.get(str(source))
     published = {"name": entry.name, "dataset": entry.dataset} if entry else {}
     metadata = {"format": checkpoint.format, "source": path.name, **own.read_metadata(path), **published}

@@ -107,6 +107,7 @@ class RecurrentVideoSwin(Configured, keras.Model):
             yield from self.model.layers[2:]  # after the input and the backbone
 
     def call(self, clips: Any, training: bool | None = None) -> Any:
+        _check_rank(clips, _SEQUENCE, "One clip goes into `step`, with the state of the memory.")
         return self.steps(clips, self.initial_state(ops.shape(clips)[0]), training)[0]
 
     def steps(self, clips: Any, state: State, training: bool | None = None) -> tuple[Any, State]:
@@ -119,7 +120,12 @@ class RecurrentVideoSwin(Configured, keras.Model):
 
         Returns:
             The outputs of `model` for each clip (batch, clips, …), and the state after the last.
+
+        Raises:
+            ValueError: if `clips` are no sequences, or `state` is none of this model.
         """
+        _check_rank(clips, _SEQUENCE, "One clip goes into `step`.")
+        self._check_state(state)
         shape = ops.shape(clips)
         x = ops.reshape(clips, (shape[0] * shape[1], *shape[2:]))
         # What a layer computes for a clip depends on other clips only through the memories before it. So all layers
@@ -191,8 +197,23 @@ class RecurrentVideoSwin(Configured, keras.Model):
 
         Returns:
             The outputs of `model` (batch, …), and the new state.
+
+        Raises:
+            ValueError: if `clip` is no clip, or `state` is none of this model.
         """
+        _check_rank(
+            clip, _SEQUENCE[:1] + _SEQUENCE[2:], "A sequence of clips goes into `steps`, or the model is called."
+        )
+        self._check_state(state)
         return self._through(self._layers_in_order(), clip, state, training)
+
+    def _check_state(self, state: Any) -> None:
+        if not isinstance(state, dict) or state.keys() != self.memories.keys():
+            received = sorted(state) if isinstance(state, dict) else type(state).__name__
+            raise ValueError(
+                f"`state` must be what `initial_state(batch_size)`, `step` or `steps` returned, a dict of "
+                f"{list(self.memories)}. Received: {received}."
+            )
 
     def _through(self, layers: Iterable[keras.layers.Layer], x: Any, state: State, training: Any) -> tuple[Any, State]:
         new_state: State = {}
@@ -281,6 +302,14 @@ class RecurrentVideoSwin(Configured, keras.Model):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "model": keras.saving.serialize_keras_object(self.model)}
+
+
+_SEQUENCE = ("batch", "clips", "frames", "height", "width", "channels")
+
+
+def _check_rank(x: Any, axes: tuple[str, ...], advice: str) -> None:
+    if len(x.shape) != len(axes):
+        raise ValueError(f"Expected shape ({', '.join(axes)}). Received: {tuple(x.shape)}. {advice}")
 
 
 def _backbone(model: VideoSwinClassifier | VideoSwinBackbone) -> VideoSwinBackbone:

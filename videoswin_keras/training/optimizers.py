@@ -14,7 +14,8 @@ class AdamW(keras.optimizers.AdamW):
     Keras's own goes over all weights eleven times there. On JAX this is Keras's own, and on TensorFlow with `amsgrad`,
     under a strategy of `tf.distribute` or where weights are not all float32. On PyTorch such weights differ by
     rounding. Arguments and state are the same.
-    The gradients of an embedding are summed row by row first, as on the other backends.
+    The gradients of an embedding are summed row by row first, as on the other backends. A subclass with an
+    `update_step` of its own takes that, one weight after the other.
 
     Example:
 
@@ -58,6 +59,8 @@ class AdamW(keras.optimizers.AdamW):
         super()._apply_weight_decay(variables)
 
     def _is_fused(self, variables: list) -> bool:
+        if type(self).update_step is not keras.optimizers.AdamW.update_step:
+            return False
         if keras.backend.backend() != "tensorflow":
             return keras.backend.backend() == "torch"
         from videoswin_keras.nn import tensorflow_functions

@@ -70,12 +70,15 @@ class VideoIndex:
     def num_slots(self, rate: float | None = None) -> int:
         """Returns into how many slots `rate` per second cuts the video, at least 1; by default as many as frames.
 
-        A slot that the video does not fill is left out, as torchvision does.
+        A slot that the video does not fill is left out; but where a slot is a whole number of frames, the last one may
+        be cut short. So does torchvision.
         """
         if rate is None:
             return self.num_frames
         if self.is_constant:
-            return max(1, math.floor(self.num_frames * rate_fraction(rate) / self.rate))
+            slots = self.num_frames * rate_fraction(rate) / self.rate
+            is_whole = (self.rate / rate_fraction(rate)).denominator == 1
+            return max(1, math.ceil(slots) if is_whole else math.floor(slots))
         return max(1, math.floor(self.duration * float(rate_fraction(rate)) + 1e-6))
 
     def frames_at(self, slots: np.ndarray, rate: float | None = None) -> np.ndarray:

@@ -17,9 +17,10 @@ class Protocol:
     Take one of the published ones with `get`, which can also change some of its values.
 
     Args:
-        name: What decides which frames are taken: `"kinetics"`, `"something_something_v2"` or `"torchvision"`.
+        name: What decides which frames are taken: `"kinetics"`, `"kinetics_mmaction2"`, `"something_something_v2"` or
+            `"torchvision"`, which decides about pixels too.
         clip_frames: Integer. Frames of a clip. Default: 32.
-        interval: Integer. Distance of neighbouring frames of a clip. Only `"kinetics"` uses it. Default: 2.
+        interval: Integer. Distance of neighbouring frames of a clip. Only those of Kinetics use it. Default: 2.
         rate: Float. Frames per second of the time line that frames are counted on. Default: the video's own.
         num_clips: Integer. Clips of the full test. Default: 4.
         num_crops: Integer. Crops of the full test: 3 (start, middle, end of the longer side) or 1. Default: 3.
@@ -50,7 +51,7 @@ class Protocol:
     is_interval_checked: bool = False
 
     def __post_init__(self) -> None:
-        if self.name not in ("kinetics", "something_something_v2", "torchvision"):
+        if self.name not in ("kinetics", "kinetics_mmaction2", "something_something_v2", "torchvision"):
             raise ValueError(f"No protocol has the name {self.name!r}. Choose one of {', '.join(PROTOCOLS)}.")
         for name in ("clip_frames", "interval", "num_clips", "crop"):
             if getattr(self, name) < 1:
@@ -121,7 +122,7 @@ class Protocol:
         is_full = views != 1
         index = decode.probe(path, input_rate)
         num_slots = index.num_slots(self.rate)
-        if self.is_interval_checked and self.name == "kinetics" and 1 < num_slots <= self.interval:
+        if self.is_interval_checked and self.name.startswith("kinetics") and 1 < num_slots <= self.interval:
             raise ValueError(
                 f"The interval must be less than the video's number of frames, else a clip is one frame, repeated. "
                 f"Received: interval {self.interval}; {path} has {num_slots} frames."
@@ -130,17 +131,21 @@ class Protocol:
         short_side = self.short_side_full if is_full else self.short_side_single
         num_crops = self.num_crops if is_full else 1
 
+        is_torchvision = self.name == "torchvision"
+
         def crops(frame: np.ndarray) -> np.ndarray:
-            clip = transforms.resize_short_side(frame, short_side)[None]
+            clip = transforms.resize_short_side(frame, short_side, is_torchvision)[None]
             if num_crops == 3:
                 return transforms.three_crops(clip, self.crop)[:, 0]
-            return transforms.center_crop(clip, self.crop).copy()  # a view would hold the whole frame
+            return transforms.center_crop(clip, self.crop, is_torchvision).copy()  # a view would hold the whole frame
 
         return Views(clips, decode.read_frames(path, index, clips.ravel(), crops))
 
     def _slots(self, num_slots: int, num_clips: int) -> np.ndarray:
         if self.name == "kinetics":
             return sampling.kinetics_clips(num_slots, self.clip_frames, self.interval, num_clips)
+        if self.name == "kinetics_mmaction2":
+            return sampling.mmaction2_clips(num_slots, self.clip_frames, self.interval, num_clips)
         if self.name == "torchvision":
             return sampling.torchvision_clips(num_slots, self.clip_frames, num_clips)
         return sampling.uniform_clip(num_slots, self.clip_frames)
@@ -186,6 +191,7 @@ PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
         Protocol("kinetics"),
+        Protocol("kinetics_mmaction2"),
         Protocol("something_something_v2", num_clips=1),
         Protocol("torchvision", interval=1, rate=15.0, num_clips=12, num_crops=1, short_side_full=256),
     )
@@ -198,6 +204,7 @@ def get(name: str, crop: int | None = None, **changes: Any) -> Protocol:
     | name | frames | full test | shorter side and crop of the full test |
     |---|---|---|---|
     | `kinetics` | 32, every second one | 4 clips × 3 crops | 224, 224 |
+    | `kinetics_mmaction2` | the same, other starts | 4 clips × 3 crops | 224, 224 |
     | `something_something_v2` | 32, over the whole video | 1 clip × 3 crops | 224, 224 |
     | `torchvision` | 32, at 15 per second | 12 clips × 1 crop | 256, 224 |
 
@@ -218,7 +225,7 @@ def get(name: str, crop: int | None = None, **changes: Any) -> Protocol:
     >>> small.short_side_single, small.short_side_full
     (73, 64)
 
-    Source: the test configurations of the official repository and of torchvision's `Swin3D` weights.
+    Source: the test configurations of the official repository, of mmaction2 1.x and of torchvision's `Swin3D` weights.
     """
     if name not in PROTOCOLS:
         raise ValueError(f"No protocol has the name {name!r}. Choose one of {', '.join(PROTOCOLS)}.")

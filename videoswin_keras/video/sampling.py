@@ -27,7 +27,7 @@ def kinetics_clips(num_frames: int, clip_frames: int = 32, interval: int = 2, nu
     [[0, 2, 4, 6], [2, 4, 6, 8]]
 
     Source: `SampleFrames` in test mode, github.com/SwinTransformer/Video-Swin-Transformer. A clip counts as
-    `clip_frames · interval` frames there; mmaction2 1.x counts one interval less and places the starts otherwise.
+    `clip_frames · interval` frames there; mmaction2 1.x does otherwise: `mmaction2_clips`.
     """
     _check(num_frames=num_frames, clip_frames=clip_frames, interval=interval, num_clips=num_clips)
     span = clip_frames * interval
@@ -36,6 +36,38 @@ def kinetics_clips(num_frames: int, clip_frames: int = 32, interval: int = 2, nu
         part = (num_frames - span + 1) / num_clips
         starts = (np.arange(num_clips) * part + part / 2).astype("int64")
     return (starts[:, None] + np.arange(clip_frames) * interval) % num_frames
+
+
+def mmaction2_clips(num_frames: int, clip_frames: int = 32, interval: int = 2, num_clips: int = 1) -> np.ndarray:
+    """Returns the frame numbers of mmaction2 1.x's test on Kinetics: from the first possible clip to the last.
+
+    A clip counts from its first frame to its last, `interval − 1` frames less than in the official test. A video
+    shorter than one clip is repeated from its first frame until the clip is full.
+
+    Args:
+        num_frames: Integer. Frames of the video, at least 1.
+        clip_frames: Integer. Frames of a clip. Default: 32.
+        interval: Integer. Distance of neighbouring frames of a clip, in frames. Default: 2.
+        num_clips: Integer. Clips. Default: 1, from the middle; the published test has 4.
+
+    Returns:
+        Integers of shape (num_clips, clip_frames), each from 0 to num_frames − 1.
+
+    Raises:
+        ValueError: if an argument is below 1.
+
+    Example:
+
+    >>> mmaction2_clips(num_frames=10, clip_frames=4, interval=2, num_clips=2).tolist()
+    [[0, 2, 4, 6], [3, 5, 7, 9]]
+
+    Source: `SampleFrames` in test mode, github.com/open-mmlab/mmaction2 (1.x).
+    """
+    _check(num_frames=num_frames, clip_frames=clip_frames, interval=interval, num_clips=num_clips)
+    last = max(num_frames - (clip_frames - 1) * interval - 1, 0)
+    # As there: halves are rounded to the even number.
+    starts = [last // 2] if num_clips == 1 else np.round(np.arange(num_clips) * (last / (num_clips - 1)))
+    return (np.asarray(starts, "int64")[:, None] + np.arange(clip_frames) * interval) % num_frames
 
 
 def uniform_clip(num_frames: int, clip_frames: int = 32) -> np.ndarray:

@@ -9,16 +9,17 @@ MEAN = (123.675, 116.28, 103.53)
 STD = (58.395, 57.12, 57.375)
 
 
-def resize_short_side(frame: np.ndarray, size: int) -> np.ndarray:
+def resize_short_side(frame: np.ndarray, size: int, is_floored: bool = False) -> np.ndarray:
     """Resizes a frame so that its shorter side is `size`, keeping the aspect.
 
     Args:
         frame: uint8 of shape (height, width, channels), 0–255; one to four channels.
         size: Integer. The shorter side of the result, in pixels.
+        is_floored: Whether the longer side is rounded down, as torchvision does.
 
     Returns:
         uint8 of shape (new height, new width, channels), 0–255. A side of x pixels becomes
-        ⌊x · size / shorter side + 0.5⌋.
+        ⌊x · size / shorter side + 0.5⌋; floored ⌊x · size / shorter side⌋.
 
     Raises:
         ValueError: if the frame is not of that kind, or `size` is below 1.
@@ -29,8 +30,7 @@ def resize_short_side(frame: np.ndarray, size: int) -> np.ndarray:
     >>> resize_short_side(np.zeros((120, 161, 3), "uint8"), 60).shape
     (60, 81, 3)
 
-    Source: `Resize` of mmaction2, github.com/open-mmlab/mmaction2. torchvision rounds the longer side down instead,
-    so that it can be one pixel narrower there.
+    Source: `Resize` of mmaction2, github.com/open-mmlab/mmaction2, and of torchvision.
     """
     if frame.ndim != 3 or frame.dtype != np.uint8 or 0 in frame.shape:
         raise ValueError(
@@ -41,24 +41,29 @@ def resize_short_side(frame: np.ndarray, size: int) -> np.ndarray:
     with optional.needed("Resizing frames", "cv2"):
         import cv2
     height, width, channels = frame.shape
-    factor = size / min(height, width)
-    height, width = int(height * factor + 0.5), int(width * factor + 0.5)
+    shorter = min(height, width)
+    if is_floored:
+        height, width = size * height // shorter, size * width // shorter
+    else:
+        factor = size / shorter
+        height, width = int(height * factor + 0.5), int(width * factor + 0.5)
     # The checkpoints were trained and tested on frames that OpenCV shrank bilinearly, without antialiasing: each new
     # pixel mixes four old ones and skips the rest. A resize with antialiasing gives smoother frames than they know.
     resized = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
     return np.reshape(resized, (height, width, channels))  # OpenCV drops a single channel
 
 
-def center_crop(clip: np.ndarray, size: int) -> np.ndarray:
+def center_crop(clip: np.ndarray, size: int, is_rounded: bool = False) -> np.ndarray:
     """Cuts the middle square out of every frame.
 
     Args:
         clip: Array of shape (frames, height, width, channels).
         size: Integer. Side of the square, in pixels.
+        is_rounded: Whether the left and the upper margin are rounded, halves to the even number, as torchvision does.
 
     Returns:
         A view of shape (frames, size, size, channels). If the margins cannot be equal, the left and the upper one are
-        a pixel narrower.
+        a pixel narrower; rounded, where that is even.
 
     Raises:
         ValueError: if the clip has no such shape, or its frames are smaller than the square.
@@ -69,6 +74,8 @@ def center_crop(clip: np.ndarray, size: int) -> np.ndarray:
     [[[[2]]]]
     """
     height, width = _sides(clip, size)
+    if is_rounded:
+        return _crop(clip, round((height - size) / 2), round((width - size) / 2), size)
     return _crop(clip, (height - size) // 2, (width - size) // 2, size)
 
 
