@@ -103,8 +103,8 @@ def _reader(path: Path) -> Any:
     if start.startswith(b"\x80"):
         return _read_torch
     raise CheckpointError(
-        "it is no checkpoint: expected a PyTorch .pth, a .safetensors, a .weights.h5, a .keras or a .pdparams file; it "
-        f"starts with {start[:8]!r}"
+        "it is not a checkpoint: expected a PyTorch .pth, a .safetensors, a .weights.h5, a .keras or a .pdparams file; "
+        f"it starts with {start[:8]!r}"
     )
 
 
