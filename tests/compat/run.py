@@ -135,9 +135,14 @@ def save(row: dict) -> None:
     keys = ("python", "backend", "kind")
     rows = json.loads(ROWS.read_text(encoding="utf-8")) if ROWS.is_file() else []
     rows = [other for other in rows if any(other[key] != row[key] for key in keys)] + [row]
-    rows.sort(key=lambda one: [int(part) for part in one["python"].split(".")] + [list(EXTRAS).index(one["backend"])])
+    rows.sort(key=_place)
     ROWS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     TABLE.write_text(table(rows), encoding="utf-8")
+
+
+def _place(row: dict) -> list[int]:
+    version = [int(part) for part in row["python"].split(".")]
+    return [*version, list(EXTRAS).index(row["backend"]), list(KINDS).index(row["kind"])]
 
 
 def table(rows: list[dict]) -> str:
