@@ -22,6 +22,7 @@ from test_camera import Script
 from videoswin_keras.cli.main import main
 from videoswin_keras.data.synthetic import MOTIONS, moving_shape
 from videoswin_keras.streaming.camera import Camera
+from videoswin_keras.streaming.journal import Journal
 from videoswin_keras.streaming.run import Run
 from videoswin_keras.video.decode import iter_frames
 from videoswin_keras.video.encode import write_video
@@ -531,3 +532,27 @@ def test_a_camera_gets_a_folder_a_day(tmp_path, monkeypatch, capsys):
     assert all((path / "report.html").exists() for path in camera.iterdir())
     assert main([*command, "--resume"]) == 0
     assert "goes on in" in capsys.readouterr().err
+
+
+def test_an_old_folder_does_not_stop_a_camera(tmp_path, monkeypatch, capsys):
+    """Of earlier days one was never finished, and one is damaged."""
+    start = datetime(2026, 11, 20, 23, 59, 50, tzinfo=UTC).timestamp() - 1_795_206_600.0
+    command = ["stream", "camera:0", *PICO, "--zone", "UTC", "--roll", "24h", "--out", str(tmp_path)]
+    monkeypatch.setattr(Camera, "__init__", functools.partialmethod(Camera.__init__, **scripted(160, start)))
+    journal_finish = Journal.finish
+    monkeypatch.setattr(Journal, "finish", lambda self, write, outcome: write())  # killed before it says so
+    assert main(command) == 0
+    monkeypatch.setattr(Journal, "finish", journal_finish)
+    (camera,) = tmp_path.iterdir()
+    first, second = sorted(camera.iterdir())
+    (first / "report.html").unlink()
+    capsys.readouterr()
+    assert main(command) == 2
+    assert "2026-11-20_235950+0000 holds results already" in capsys.readouterr().err
+    (camera / "2026-11-19_000000+0000").mkdir()
+    (camera / "2026-11-19_000000+0000" / "settings.json").write_text("{}")
+    assert main([*command, "--resume"]) == 1
+    captured = capsys.readouterr()
+    assert "2026-11-19_000000+0000 failed" in captured.err
+    assert (first / "report.html").exists()
+    assert f"goes on in {second}" in captured.err
