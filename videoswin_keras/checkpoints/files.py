@@ -156,8 +156,7 @@ def _read_hdf5(path: Path | io.BytesIO) -> dict[str, np.ndarray]:
             raise CheckpointError(f"{name} lies in another file: it was refused")
         _check_expansion(name, item.nbytes, item.id.get_storage_size())
         if item.dtype.kind == "V" and item.attrs.get("dtype") == "bfloat16" and item.dtype.itemsize == 2:  # of Keras
-            bits = np.asarray(item[()]).view("uint16").astype("uint32") << 16
-            tensors[name] = np.asarray(bits, "uint32").view("float32")
+            tensors[name] = np.asarray(item[()]).view(ml_dtypes.bfloat16)
         elif item.dtype.kind in "fbiuc":
             tensors[name] = np.asarray(item[()])
         else:
@@ -199,7 +198,7 @@ def _as_float32(name: str, value: Any) -> np.ndarray:
     if isinstance(value, unpickling.Array):
         value = value.value
         if value.dtype == np.uint16:  # as PaddlePaddle writes bfloat16
-            return (value.astype("uint32") << 16).view("float32")
+            value = value.view(ml_dtypes.bfloat16)
     elif not isinstance(value, np.ndarray):  # PyTorch's
         if value.is_quantized or value.layout.__repr__() != "torch.strided":
             raise CheckpointError(f"{name} is a quantised or sparse tensor: save its plain values")

@@ -22,6 +22,7 @@ from videoswin_keras.checkpoints.layout import (
     windows_with_rows,
 )
 from videoswin_keras.nn import windows
+from videoswin_keras.video.transforms import MEAN, STD
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +86,6 @@ _EXTRAS = {
     "norms of stages before the last": r"^backbone\.norm[0-2]\.(weight|bias)$",
     "a count of averaged models": r"^(n_averaged|steps)$",
 }
-_IMAGENET = {"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}  # of channels in 0–255
 
 
 def _without_extras(tensors: State) -> State:
@@ -94,7 +94,7 @@ def _without_extras(tensors: State) -> State:
     for what, pattern in _EXTRAS.items():
         if keys := [key for key in kept if re.search(pattern, key)]:
             found = {key.rpartition(".")[2]: kept.pop(key) for key in keys}
-            for name, usual in _IMAGENET.items():
+            for name, usual in (("mean", MEAN), ("std", STD)):
                 if name in found and (found[name].size != 3 or not np.allclose(found[name].ravel(), usual, atol=1e-2)):
                     _log.warning(
                         "The checkpoint was trained with a %s of %s; clips are normalised by ImageNet's, %s.",

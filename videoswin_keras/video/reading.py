@@ -42,9 +42,7 @@ def packets(video: Video, on_damage: OnDamage | None = None) -> Iterator[Any]:
             return
         except av.error.FFmpegError as error:
             if isinstance(error, OSError):
-                (on_damage or _warning_of(video))(
-                    f"cannot be read on ({error.strerror}); where that passes, take another --out", None
-                )
+                (on_damage or _warning_of(video))(f"cannot be read on ({error.strerror})", None)
             return
         except IndexError:  # PyAV, at the end of a file in which a stream began late
             return
