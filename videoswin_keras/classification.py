@@ -7,16 +7,14 @@ from typing import Any, Self
 
 import keras
 import numpy as np
-from keras import ops
 from tqdm import tqdm
 
 from videoswin_keras.checkpoints import zoo
 from videoswin_keras.checkpoints.labels import labels as dataset_labels
 from videoswin_keras.checkpoints.load import locate, open_checkpoint
 from videoswin_keras.checkpoints.own import read_metadata
-from videoswin_keras.models.classifier import VideoSwinClassifier
+from videoswin_keras.models import outputs
 from videoswin_keras.models.conversion import build
-from videoswin_keras.models.recurrent import RecurrentVideoSwin
 from videoswin_keras.video import protocols, transforms
 from videoswin_keras.video.protocols import Protocol, Views
 
@@ -39,12 +37,14 @@ class Classification:
         labels: Names of all classes.
         probabilities: One for each class, in 0–1; the mean over the views.
         num_views: Number of views averaged.
+        multi_label: Whether several classes can be there at once; else the probabilities sum to 1.
     """
 
     path: str
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
     num_views: int
+    multi_label: bool = False
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """Returns the most probable classes and their probabilities, the best first."""
@@ -60,12 +60,12 @@ class VideoPipeline:
     """A classifier with what it needs to take a video file: the class names and the protocol of its clips.
 
     Args:
-        model: `VideoSwinClassifier`.
-        labels: Class names in index order; default "class 0", "class 1", ….
-        protocol: How clips are taken from a video; default: Kinetics'.
+        model: `VideoSwinClassifier`, or a Keras model with another head over a `VideoSwinBackbone`.
+        labels: Class names in index order; default: the model's own, else "class 0", "class 1", ….
+        protocol: How clips are taken from a video; default: the model's own, else Kinetics', for clips of its size.
 
     Raises:
-        ValueError: if there are not as many labels as classes.
+        ValueError: if the model has no classes, or not as many as there are labels.
 
     Example:
 
@@ -76,13 +76,13 @@ class VideoPipeline:
 
     def __init__(
         self,
-        model: VideoSwinClassifier,
+        model: keras.Model,
         labels: Sequence[str] | None = None,
         protocol: Protocol | None = None,
     ):
-        self.model = model
-        self.labels = _class_names(labels, model)
-        self.protocol = protocol or protocols.get("kinetics")
+        self.model = outputs.with_classes(model)  # with a memory: what it gives while that is empty
+        self.labels = outputs.class_names(self.model, labels)
+        self.protocol = protocol or getattr(self.model, "protocol", None) or _protocol(None, None, self.model)
 
     @classmethod
     def load(
@@ -107,8 +107,6 @@ class VideoPipeline:
         """
         model, labels, known_protocol = load_classifier(weights, labels)
         protocol = protocol or known_protocol
-        if isinstance(model, RecurrentVideoSwin):
-            model = model.model  # what it gives while the memory is empty, as it is for the first clip of a video
         if interval is not None:
             protocol = replace(protocol, interval=interval, is_interval_checked=True)
         return cls(model, labels, protocol)
@@ -141,29 +139,25 @@ class VideoPipeline:
         """
         bar = tqdm(views, unit="view", leave=False, disable=None if progress and len(views) > 1 else True)
         scores = np.mean([self.probabilities(clip) for clip in bar], axis=0)
-        return Classification(str(path), self.labels, tuple(scores.tolist()), len(views))
+        is_multi_label = outputs.is_multi_label(self.model)
+        return Classification(str(path), self.labels, tuple(scores.tolist()), len(views), is_multi_label)
 
     def probabilities(self, clip: np.ndarray) -> np.ndarray:
-        """Returns the probabilities (num_classes,) of one clip, uint8 (frames, height, width, 3), RGB in 0–255.
-
-        The softmax of the logits; of a model with an activation what it gives.
-        """
-        return as_probabilities(self.model, self.model.predict_on_batch(as_input(self.model, clip[None])))[0]
+        """Returns the probability of each class for one clip, uint8 (frames, height, width, 3), RGB in 0–255."""
+        return outputs.probabilities(self.model, self.model.predict_on_batch(as_input(self.model, clip[None])))[0]
 
 
-def load_classifier(
-    weights: str | Path, labels: Sequence[str] | None = None
-) -> tuple[VideoSwinClassifier | RecurrentVideoSwin, tuple[str, ...], Protocol]:
+def load_classifier(weights: str | Path, labels: Sequence[str] | None = None) -> tuple[Any, tuple[str, ...], Protocol]:
     """Loads a model that has classes, with or without a memory.
 
     Args:
         weights: A name of the zoo, a URL, a checkpoint file of any known format, or a `.keras` model.
-        labels: Class names in index order. Default: those of the dataset it was trained on, where that is known, else
-            "class 0", "class 1", ….
+        labels: Class names in index order. Default: those it was saved with, or of the dataset it was trained on, where
+            that is known, else "class 0", "class 1", ….
 
     Returns:
-        The model; the names of its classes; and the protocol of its clips: that of the published checkpoint, or
-        Kinetics', for clips of the model's own size.
+        The model; the names of its classes; and the protocol of its clips: that it was saved with, or that of the
+        published checkpoint, or Kinetics', for clips of the model's own size.
 
     Raises:
         FileNotFoundError, CheckpointError: as `load_checkpoint`.
@@ -178,9 +172,10 @@ def load_classifier(
         checkpoint = open_checkpoint(path)
         model, format_ = build(checkpoint, include_rescaling=True), checkpoint.format
     format_ = metadata.get("format", format_)  # what it was converted from, or is
-    classifier = model.model if isinstance(model, RecurrentVideoSwin) else model
-    if not isinstance(classifier, VideoSwinClassifier):
-        raise ValueError(f"{weights} has no classes: it is a {type(classifier).__name__}, not a VideoSwinClassifier.")
+    try:
+        classifier = outputs.with_classes(model)
+    except ValueError as error:
+        raise ValueError(f"{weights} has no classes: {error}") from error
     height, width = classifier.input_shape[2:4]
     if height != width:
         raise ValueError(
@@ -194,33 +189,18 @@ def load_classifier(
         dataset = _DATASET_OF_CLASSES.get(classifier.output_shape[-1])
     test = {"torchvision": "torchvision", "mmaction2": "kinetics_mmaction2"}.get(format_, dataset)
     test = dataset if dataset == "something_something_v2" else test
-    if labels is None and dataset:
+    if not labels and getattr(classifier, "labels", None) is None and dataset:
         labels = dataset_labels(dataset)
-    return model, _class_names(labels, classifier), _protocol(entry, test, classifier)
+    protocol = getattr(classifier, "protocol", None) or _protocol(entry, test, classifier)
+    return model, outputs.class_names(classifier, labels), protocol
 
 
-def _class_names(labels: Sequence[str] | None, model: VideoSwinClassifier) -> tuple[str, ...]:
-    classes = model.output_shape[-1]
-    names = tuple(labels or (f"class {index}" for index in range(classes)))
-    if len(names) != classes:
-        raise ValueError(
-            f"The model has {classes} classes, but the list of class names has {len(names)}. Is it the right list?"
-        )
-    return names
-
-
-def as_input(model: VideoSwinClassifier, pixels: np.ndarray) -> np.ndarray:
+def as_input(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     """Returns RGB in 0–255 as `model` takes it: normalised, unless the model does that itself."""
-    return pixels if model.backbone.arguments["include_rescaling"] else transforms.normalize(pixels)
+    return pixels if outputs.takes_pixels(model) else transforms.normalize(pixels)
 
 
-def as_probabilities(model: VideoSwinClassifier, outputs: np.ndarray) -> np.ndarray:
-    """Returns the softmax of what `model` gives, where that is logits; of a model with an activation what it gives."""
-    is_linear = keras.activations.get(model.arguments["activation"]) is keras.activations.linear
-    return ops.convert_to_numpy(ops.softmax(outputs)) if is_linear else outputs
-
-
-def _protocol(entry: zoo.ZooEntry | None, test: str | None, model: VideoSwinClassifier) -> Protocol:
+def _protocol(entry: zoo.ZooEntry | None, test: str | None, model: Any) -> Protocol:
     """Returns the protocol of a checkpoint: as published, else that named `test`, for clips of the model's own size."""
     frames, height, width = model.input_shape[1:4]
     own = {"clip_frames": frames, "crop": height if height == width else None}

@@ -270,5 +270,5 @@ def test_the_shipped_model_follows_a_change_of_motion():
 def test_errors(plain, wrong, message):
     with pytest.raises(ValueError, match=message):
         VideoStream(plain, **{**SETTINGS, **wrong})
-    with pytest.raises(ValueError, match="a model with classes"):
+    with pytest.raises(ValueError, match="A model with classes"):
         VideoStream(plain.backbone, **SETTINGS)

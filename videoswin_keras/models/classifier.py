@@ -1,5 +1,7 @@
 """Video Swin with a classification head."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import keras
@@ -8,6 +10,7 @@ from videoswin_keras.models.backbone import VideoSwinBackbone, pool
 from videoswin_keras.models.configured import ConfiguredModel
 from videoswin_keras.nn import random
 from videoswin_keras.nn.initializers import RandomNormal
+from videoswin_keras.video.protocols import Protocol
 
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")
@@ -20,6 +23,12 @@ class VideoSwinClassifier(ConfiguredModel):
         pooling: "avg" (as published) or "max", over frames, height and width.
         dropout_rate: Float in [0, 1). Dropout before the linear layer in training; 0.5 as in the official recipes.
         activation: None for logits, or a Keras activation such as "softmax"; computed in float32.
+        labels: Names of the classes in order, which are saved with the model; of one class its name, or those of its
+            absence and its presence. Can be set later.
+        protocol: `Protocol` of the clips it is trained on (see `video.protocols.get`), saved too: how clips are taken
+            of the videos that it classifies. Can be set later.
+        multi_label: Whether classes are there or not each by itself, so that several can be at once: what outputs
+            mean for `classify` and streams. None: if the activation is a sigmoid.
         name: String.
         dtype: Keras dtype policy or its name, for the head.
         trainable: Whether the weights can be trained.
@@ -27,7 +36,7 @@ class VideoSwinClassifier(ConfiguredModel):
     Input: (batch, frames, height, width, channels), what the backbone takes. Output: (batch, num_classes), float32.
 
     Raises:
-        ValueError: if the backbone is pooled already, or `num_classes` is not positive.
+        ValueError: if the backbone is pooled already, `num_classes` is not positive, or labels or protocol do not fit.
 
     Example:
 
@@ -47,6 +56,9 @@ class VideoSwinClassifier(ConfiguredModel):
         pooling: str = "avg",
         dropout_rate: float = 0.5,
         activation: Any = None,
+        labels: Sequence[str] | None = None,
+        protocol: Protocol | None = None,
+        multi_label: bool | None = None,
         name: str | None = None,
         dtype: Any = None,
         trainable: bool = True,
@@ -61,13 +73,16 @@ class VideoSwinClassifier(ConfiguredModel):
             raise ValueError(
                 f"`num_classes` must be an integer, at least 1. Received: {num_classes}. Use the backbone for features."
             )
+        activation_function = keras.activations.get(activation)
+        if num_classes == 1 and activation_function is keras.activations.softmax:
+            raise ValueError("The softmax of one class is always 1. Use a sigmoid, no activation, or two classes.")
         dtype = keras.dtype_policies.get(dtype)
         x = pool(pooling, dtype)(backbone(backbone.input))
         x = keras.layers.Dropout(random.check_rate("dropout_rate", dropout_rate), dtype=dtype, name="dropout")(x)
         # The official head: a normal of deviation 0.01, not the 0.02 of the backbone.
         initializer = RandomNormal(stddev=0.01)
         x = keras.layers.Dense(num_classes, kernel_initializer=initializer, dtype=dtype, name="head")(x)
-        outputs = keras.layers.Activation(keras.activations.get(activation), dtype="float32", name="predictions")(x)
+        outputs = keras.layers.Activation(activation_function, dtype="float32", name="predictions")(x)
 
         super().__init__(backbone.input, outputs, name=name)
         self.backbone = backbone
@@ -77,16 +92,59 @@ class VideoSwinClassifier(ConfiguredModel):
                 "pooling": pooling,
                 "dropout_rate": dropout_rate,
                 "activation": activation,
+                "multi_label": multi_label,
             },
             dtype,
         )
+        self.labels, self.protocol = labels, protocol
         if not trainable:
             self.trainable = False
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the classes in order, or None."""
+        return self._labels
+
+    @labels.setter
+    def labels(self, labels: Sequence[str] | None) -> None:
+        self._labels = None if labels is None else _checked_labels(labels, self.arguments["num_classes"])
+
+    @property
+    def protocol(self) -> Protocol | None:
+        """How clips are taken of a video, or None."""
+        return self._protocol
+
+    @protocol.setter
+    def protocol(self, protocol: Protocol | dict | None) -> None:
+        self._protocol = None if protocol is None else _checked_protocol(protocol, self.input_shape)
 
     def get_config(self) -> dict:
         activation = self.arguments["activation"]
         return {
             **super().get_config(),
             "activation": keras.activations.serialize(activation) if callable(activation) else activation,
+            "labels": self.labels,
+            "protocol": None if self.protocol is None else asdict(self.protocol),
             "backbone": keras.saving.serialize_keras_object(self.backbone),
         }
+
+
+def _checked_labels(labels: Sequence[str], num_classes: int) -> tuple[str, ...]:
+    counts = (1, 2) if num_classes == 1 else (num_classes,)
+    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels) or len(labels) not in counts:
+        raise ValueError(
+            f"`labels` must be {' or '.join(map(str, counts))} names, one for each class. Received: {labels}."
+        )
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"`labels` must be different names. Received: {labels}.")
+    return tuple(labels)
+
+
+def _checked_protocol(protocol: Protocol | dict, input_shape: tuple) -> Protocol:
+    protocol = Protocol(**protocol) if isinstance(protocol, dict) else protocol
+    if not isinstance(protocol, Protocol):
+        raise TypeError(f"`protocol` must be a Protocol, see `video.protocols.get`. Received: {protocol!r}.")
+    wanted, given = input_shape[1:4], (protocol.clip_frames, protocol.crop, protocol.crop)
+    if any(side not in (None, own) for side, own in zip(wanted, given, strict=True)):
+        raise ValueError(f"The model takes clips of (frames, height, width) {wanted}, `protocol` gives {given}.")
+    return protocol

@@ -40,7 +40,7 @@ def from_checkpoint(
         include_top: Whether to build the head; without one the model is a `VideoSwinBackbone`.
         fresh_head, resample_window, adapt_channels, key: As in `load_checkpoint`.
         **kwargs: Arguments of `VideoSwinBackbone` and `VideoSwinClassifier` that do not change the weights:
-            `include_rescaling`, `dtype`, `drop_path_rate` (default: that of the size), `activation`, `name`, ….
+            `include_rescaling`, `dtype`, `drop_path_rate` (default: that of the size), `activation`, `labels`, ….
 
     Returns:
         A `VideoSwinClassifier`, or a `VideoSwinBackbone` where the checkpoint has no head; a `RecurrentVideoSwin`
@@ -103,7 +103,7 @@ def _untrained(
     if architecture.num_classes is None:
         model = VideoSwinBackbone(shape, **arguments)
     else:
-        of_head = ("pooling", "dropout_rate", "activation", "name")
+        of_head = ("pooling", "dropout_rate", "activation", "labels", "protocol", "multi_label", "name")
         head = {name: arguments.pop(name) for name in of_head if name in arguments}
         shared = {name: arguments[name] for name in ("dtype", "trainable") if name in arguments}
         model = VideoSwinClassifier(VideoSwinBackbone(shape, **arguments), architecture.num_classes, **head, **shared)

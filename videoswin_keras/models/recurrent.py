@@ -1,7 +1,7 @@
 """Video Swin with a memory: one step per clip, or whole sequences of clips for training."""
 
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.configured import Configured
 from videoswin_keras.nn.gradients import remat
 from videoswin_keras.nn.memory import FeedbackAttentionMemory
+from videoswin_keras.video.protocols import Protocol
 
 State = dict[str, dict[str, Any]]  # "stage4": {"queue": …, "filled": …}
 
@@ -99,6 +100,24 @@ class RecurrentVideoSwin(Configured, keras.Model):
         )
         if not trainable:
             self.trainable = False
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Names of the classifier's classes, or None."""
+        return getattr(self.model, "labels", None)
+
+    @labels.setter
+    def labels(self, labels: Sequence[str] | None) -> None:
+        self.model.labels = labels
+
+    @property
+    def protocol(self) -> Protocol | None:
+        """How clips are taken of a video for the classifier, or None."""
+        return getattr(self.model, "protocol", None)
+
+    @protocol.setter
+    def protocol(self, protocol: Protocol | None) -> None:
+        self.model.protocol = protocol
 
     def _layers_in_order(self) -> Iterator[keras.layers.Layer]:
         backbone = _backbone(self.model)

@@ -1,12 +1,13 @@
 """The published sizes: Tiny, Small, Base and Large."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from videoswin_keras.checkpoints.load import load_checkpoint, locate
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.recurrent import RecurrentVideoSwin
+from videoswin_keras.video.protocols import Protocol
 
 Model = VideoSwinClassifier | VideoSwinBackbone | RecurrentVideoSwin
 
@@ -30,6 +31,8 @@ Args:
         the path of a checkpoint of any known format. See `load_checkpoint`.
     pooling: "avg" or "max". None means "avg" before a head, and feature maps where there is none.
     activation: None for logits, or a Keras activation such as "softmax".
+    labels, protocol, multi_label: Names of the classes, how clips are taken of a video, and whether several classes can
+        be there at once: saved with the model, see `VideoSwinClassifier`.
     include_rescaling: Whether clips are RGB in 0–255, to be normalised in the model; otherwise they are expected
         normalised already, see `PixelNormalization`.
     window_size: Three integers, (frames, height, width) of a window in tokens.
@@ -69,6 +72,9 @@ def _variant(size: str) -> Callable[..., Model]:
         weights: str | None = None,
         pooling: str | None = None,
         activation: Any = None,
+        labels: Sequence[str] | None = None,
+        protocol: Protocol | None = None,
+        multi_label: bool | None = None,
         include_rescaling: bool = False,
         window_size: tuple[int, int, int] = (8, 7, 7),
         drop_path_rate: float = defaults["drop_path_rate"],
@@ -101,6 +107,9 @@ def _variant(size: str) -> Callable[..., Model]:
                 pooling=pooling or "avg",
                 dropout_rate=dropout_rate,
                 activation=activation,
+                labels=labels,
+                protocol=protocol,
+                multi_label=multi_label,
                 name=None if memory is not None else name,
                 dtype=dtype,
             )

@@ -14,8 +14,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from videoswin_keras.classification import as_input, as_probabilities
-from videoswin_keras.models.classifier import VideoSwinClassifier
+from videoswin_keras.classification import as_input
+from videoswin_keras.models.outputs import class_names, probabilities, with_classes
 from videoswin_keras.models.recurrent import RecurrentVideoSwin, flatten
 from videoswin_keras.prefetch import at_once, prefetched
 from videoswin_keras.streaming.frames import Missing, Sampler
@@ -86,7 +86,8 @@ class VideoStream:
     than a clip is continued with its last frame.
 
     Args:
-        model: `VideoSwinClassifier`, or a `RecurrentVideoSwin` of one.
+        model: `VideoSwinClassifier`, a `RecurrentVideoSwin` of one, or a Keras model with another head over a
+            `VideoSwinBackbone`.
         fps: Float from 0.001 to 1000. Frames per second that are looked at.
         clip_frames: Integer. Frames of a clip.
         stride: Integer. A clip every so many frames.
@@ -115,7 +116,7 @@ class VideoStream:
 
     def __init__(
         self,
-        model: VideoSwinClassifier | RecurrentVideoSwin,
+        model: keras.Model,
         fps: float = 4.0,
         clip_frames: int = 32,
         stride: int = 8,
@@ -126,9 +127,7 @@ class VideoStream:
         batch_size: int = 1,
         longest_hold: float = 2.0,
     ):
-        classifier = model.model if isinstance(model, RecurrentVideoSwin) else model
-        if not isinstance(classifier, VideoSwinClassifier):
-            raise ValueError(f"A stream needs a model with classes. Received: {type(classifier).__name__}.")
+        classifier = with_classes(model)
         numbers = {"clip_frames": clip_frames, "stride": stride, "crop": crop, "batch_size": batch_size}
         for name, value in numbers.items():
             if value < 1:
@@ -157,7 +156,7 @@ class VideoStream:
     @property
     def num_classes(self) -> int:
         """How many probabilities a result has."""
-        return self._classifier.output_shape[-1]
+        return len(class_names(self._classifier))
 
     def __call__(self, frames: Iterable[tuple[float, Frame]]) -> Iterator[Result]:
         """Yields the results of one recording, in order.
@@ -358,7 +357,7 @@ class VideoStream:
             else:
                 steps = zip(outputs, states, strict=True)
                 outputs = np.concatenate([self._step(self._after, tokens[None], [state]) for tokens, state in steps])
-        return [tuple(row.tolist()) for row in as_probabilities(self._classifier, outputs)]
+        return [tuple(row.tolist()) for row in probabilities(self._classifier, outputs)]
 
     def _step(
         self, after: keras.Model, tokens: np.ndarray, states: list[StreamState], batch_size: int = 1

@@ -1,0 +1,114 @@
+"""What the outputs of a model with classes mean: one of several classes, one that is there or not, or several at once.
+
+A model of one output says whether something is there: that is one of two classes. Several outputs are one of several
+classes, or with `multi_label` classes that are there or not each by itself.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from videoswin_keras.models.backbone import VideoSwinBackbone
+from videoswin_keras.models.recurrent import RecurrentVideoSwin
+from videoswin_keras.nn.layers import PatchEmbedding, PixelNormalization
+
+
+def with_classes(model: Any) -> Any:
+    """Returns what of `model` gives classes: of a `RecurrentVideoSwin` its classifier, else the model.
+
+    Raises:
+        ValueError: if it has no classes: it must take clips (batch, frames, height, width, 3), have layers of this
+            library, and give (batch, classes).
+    """
+    part = model.model if isinstance(model, RecurrentVideoSwin) else model
+    shapes: Any = [getattr(part, name, None) for name in ("input_shape", "output_shape")]
+    ranks = [len(shape) if isinstance(shape, tuple) else 0 for shape in shapes]
+    if ranks != [5, 2] or isinstance(part, VideoSwinBackbone) or not _has(part, PatchEmbedding):
+        raise ValueError(
+            f"A model with classes is a VideoSwinClassifier, or any functional or sequential model with layers of this "
+            f"library that takes clips (batch, frames, height, width, channels) and gives (batch, classes). Received: "
+            f"{type(part).__name__} from {shapes[0]} to {shapes[1]}."
+        )
+    return part
+
+
+def takes_pixels(model: Any) -> bool:
+    """Whether `model` takes RGB in 0–255 and normalises it; others take it normalised."""
+    return _has(model, PixelNormalization)
+
+
+def is_multi_label(model: Any) -> bool:
+    """Whether the classes of `model` are there or not each by itself; the two of a single output are not."""
+    said = getattr(model, "arguments", {}).get("multi_label")
+    if model.output_shape[-1] == 1:
+        return False
+    return _activation(model) is keras.activations.sigmoid if said is None else said
+
+
+def probabilities(model: Any, outputs: Any) -> np.ndarray:
+    """Returns the probability of each class (batch, classes), in 0–1, from what `model` gives (batch, outputs).
+
+    Logits go through a softmax, or through a sigmoid where classes are there or not each by itself. A single output
+    gives two classes: that it is not, and that it is there.
+
+    Raises:
+        ValueError: if the model has an activation that gives no probabilities.
+    """
+    activation = _activation(model)
+    is_single, each_by_itself = model.output_shape[-1] == 1, is_multi_label(model)
+    if activation is keras.activations.linear:
+        outputs = ops.sigmoid(outputs) if is_single or each_by_itself else ops.softmax(outputs)
+    values = ops.convert_to_numpy(ops.cast(outputs, "float32"))
+    if (values < -1e-3).any() or (values > 1 + 1e-3).any():
+        name = getattr(activation, "__name__", activation)
+        raise ValueError(f"The activation of a model with classes must give 0–1, or be None. {name} gives {values}.")
+    if is_single:
+        return np.concatenate([1 - values, values], axis=-1)
+    if activation is keras.activations.sigmoid and not each_by_itself:
+        return values / values.sum(axis=-1, keepdims=True)
+    return values
+
+
+def class_names(model: Any, labels: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Returns the names of the classes that `probabilities` gives.
+
+    Args:
+        model: What `with_classes` returned.
+        labels: Names in the order of the outputs; of a single output its own, or those of its absence and presence.
+            Default: those the model was given, else "class 0", "class 1", ….
+
+    Raises:
+        ValueError: if there are not as many labels as classes.
+    """
+    outputs = model.output_shape[-1]
+    count = max(outputs, 2)
+    labels = labels or getattr(model, "labels", None) or [f"class {index}" for index in range(count)]
+    if outputs == 1 and len(labels) == 1:
+        labels = [f"not {labels[0]}", labels[0]]
+    if len(labels) != count:
+        raise ValueError(
+            f"The model has {count} classes, but the list of class names has {len(labels)}. Is it the right list?"
+        )
+    return tuple(labels)
+
+
+def _has(model: Any, kind: type) -> bool:
+    return any(isinstance(layer, kind) for layer in model._flatten_layers())
+
+
+def _activation(model: Any) -> Any:
+    """Returns the activation function of the last layer."""
+    last = model
+    while isinstance(last, keras.Model):
+        last = last.layers[-1]
+    if isinstance(last, keras.layers.Softmax):
+        return keras.activations.softmax
+    if not hasattr(last, "activation"):
+        raise ValueError(
+            f"The last layer of a model with classes must say its activation, as Dense and Activation do; without one "
+            f"it gives logits. Received: {type(last).__name__}."
+        )
+    return keras.activations.get(last.activation)
