@@ -115,6 +115,9 @@ def test_variable_paths_are_pinned():
     paths = [variable.path for variable in model.trainable_variables]
     pinned = (Path(__file__).parent.parent / "data" / "variable_paths.txt").read_text().split()
     assert paths == pinned
+    every = [variable.path for variable in small_classifier(projection_dropout_rate=0.1).variables]
+    assert len(every) == len(set(every))
+    assert "stage1/block2/attention/seed_generator/seed_generator_state" in every
 
 
 # --- any size ---------------------------------------------------------------------------------------------------

@@ -338,7 +338,8 @@ def _is_own(state: State) -> bool:
 def _from_own(state: State) -> State:
     """A model with a memory holds the model without it among its layers, beside the memories."""
     memories = {key: value for key, value in state.items() if key.startswith("layers/feedback_attention_memory")}
-    rest = {re.sub(_WRAPPED, "", key): value for key, value in state.items() if key not in memories}
+    others = {key: value for key, value in state.items() if key not in memories and not key.endswith("/vars/seed")}
+    rest = {re.sub(_WRAPPED, "", key): value for key, value in others.items()}
     renamed = _keras_names(_OWN_PATHS, rest, "video_swin_stage", "video_swin_block")
     return renamed | _memory_names(memories, len(renamed.get("backbone.patch_embed.proj.bias", ())))
 

@@ -4,13 +4,13 @@ from typing import Any, Self
 
 import keras
 
-from videoswin_keras.nn.composite import quantized_policies, restore_policies
+from videoswin_keras.nn.composite import change_layers, changed_layers, changes_in
 
 
 class Configured:
     """What the library's models share: they keep the `arguments` they are rebuilt from.
 
-    They also record which layers are frozen and what `quantize` did, so that both survive saving.
+    They also record which layers are frozen and what `quantize` and `enable_lora` did, so that these survive saving.
     """
 
     name: str
@@ -30,8 +30,8 @@ class Configured:
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             **self.arguments,
         }
-        if policies := quantized_policies(self):
-            config["quantized"] = policies
+        if changes := changed_layers(self):
+            config["changed_layers"] = changes
         layers = self._flatten_layers(include_self=False)
         if frozen := [position for position, layer in enumerate(layers) if not layer.trainable]:
             config["frozen_layers"] = frozen
@@ -48,13 +48,13 @@ class Configured:
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Self:
         config = dict(config)
-        policies = config.pop("quantized", {})
+        changes = changes_in(config)
         frozen = set(config.pop("frozen_layers", ()))
         dtype = config.get("dtype")
         if isinstance(dtype, dict):
             config["dtype"] = keras.dtype_policies.deserialize(dtype)
         model = cls(**config)
-        restore_policies(model, policies)
+        change_layers(model, changes)
         for position, layer in enumerate(model._flatten_layers(include_self=False)):  # each before those within it
             if layer.trainable == (position in frozen):
                 layer.trainable = position not in frozen

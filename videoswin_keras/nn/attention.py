@@ -62,9 +62,9 @@ class WindowAttention(CompositeLayer):
         self.qkv_bias = qkv_bias
         self.attention_dropout_rate = random.check_rate("attention_dropout_rate", attention_dropout_rate)
         self.projection_dropout_rate = random.check_rate("projection_dropout_rate", projection_dropout_rate)
-        self.seed_generator = keras.random.SeedGenerator(name="seed_generator")
 
     def build(self, input_shape: tuple) -> None:
+        self.seed_generator = random.seed_generator(self.attention_dropout_rate, self.projection_dropout_rate)
         channels = input_shape[-1]
         if channels % self.num_heads:
             raise ValueError(
@@ -172,7 +172,7 @@ class WindowAttention(CompositeLayer):
                 "Build the model with the saved window, or let `videoswin_keras.load_checkpoint(..., "
                 "resample_window=True)` resample the table."
             )
-        super().load_own_variables({"0": store["0"]})
+        super().load_own_variables(store)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
         return tuple(input_shape)

@@ -72,9 +72,9 @@ class VideoSwinBlock(CompositeLayer):
         self.drop_path_rate = random.check_rate("drop_path_rate", drop_path_rate)
         self.layer_norm_epsilon = layer_norm_epsilon
         self.use_rematerialization = use_rematerialization
-        self.seed_generator = keras.random.SeedGenerator(name="seed_generator")
 
     def build(self, input_shape: tuple) -> None:
+        self.seed_generator = random.seed_generator(self.projection_dropout_rate, self.drop_path_rate)
         channels = input_shape[-1]
 
         def norm(name: str) -> keras.layers.Layer:

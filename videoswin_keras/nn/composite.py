@@ -1,32 +1,51 @@
-"""What every layer made of layers shares: int8 quantisation that survives saving.
+"""What every layer made of layers shares: quantisation, LoRA and seeds that survive saving.
 
-`Model.quantize` changes the dtype policies of the Dense layers inside. Keras rebuilds a layer from its own
-configuration only, so the layer that is saved must record the policies of the layers within.
+`quantize` and `enable_lora` change the Dense layers inside. Keras rebuilds a layer from its own configuration only, so
+the layer that is saved must record what was changed within. And of the state of a layer Keras saves no seeds.
 """
 
 from typing import Any
 
 import keras
 
+from videoswin_keras.nn import random
 
-def quantized_policies(layer: keras.layers.Layer) -> dict[str, Any]:
-    """Returns the dtype policy of each quantised layer within, by its position in the tree of layers."""
+_CHANGED = ("dtype", "quantization_config", "lora_rank", "lora_alpha")
+
+
+def changed_layers(layer: keras.layers.Layer) -> dict[str, Any]:
+    """Returns what `quantize` and `enable_lora` made of each layer within, by its position in the tree of layers."""
     return {
-        str(position): keras.dtype_policies.serialize(inner.dtype_policy)
+        str(position): {name: value for name, value in inner.get_config().items() if name in _CHANGED}
         for position, inner in enumerate(layer._flatten_layers(include_self=False))
-        if inner.dtype_policy.quantization_mode is not None
+        if inner.quantization_mode is not None or getattr(inner, "lora_enabled", False)
     }
 
 
-def restore_policies(layer: keras.layers.Layer, policies: dict[str, Any]) -> None:
-    """Quantises the layers within a built `layer` as `quantized_policies` recorded it."""
+def change_layers(layer: keras.layers.Layer, changes: dict[str, Any]) -> None:
+    """Makes of the layers within a built `layer` what `changed_layers` recorded, unless a layer between has done so."""
     inner = list(layer._flatten_layers(include_self=False))
-    for position, policy in policies.items():
-        inner[int(position)].dtype_policy = keras.dtype_policies.deserialize(policy)
+    for position, change in changes.items():
+        one = inner[int(position)]
+        policy = keras.dtype_policies.deserialize(change["dtype"])
+        if policy.quantization_mode is not None and one.quantization_mode is None:
+            config = keras.saving.deserialize_keras_object(change.get("quantization_config"))
+            one.quantize(policy.quantization_mode, config=config)
+            one.dtype_policy = policy
+        if change.get("lora_rank") and not one.lora_enabled:
+            one.enable_lora(change["lora_rank"], lora_alpha=change["lora_alpha"])
+
+
+def changes_in(config: dict) -> dict[str, Any]:
+    """Takes what `changed_layers` recorded out of a configuration; before 0.2 that was dtype policies alone."""
+    policies = config.pop("quantized", {})
+    return config.pop("changed_layers", {position: {"dtype": policy} for position, policy in policies.items()})
 
 
 class CompositeLayer(keras.layers.Layer):
     """A layer made of layers, all of them created in `build`."""
+
+    seed_generator: keras.random.SeedGenerator | None = None  # of those that drop something
 
     @property
     def is_float8(self) -> bool:
@@ -35,11 +54,19 @@ class CompositeLayer(keras.layers.Layer):
 
     def get_build_config(self) -> dict | None:
         config = super().get_build_config()
-        policies = quantized_policies(self)
-        return {**(config or {}), "quantized": policies} if policies else config
+        changes = changed_layers(self)
+        return {**(config or {}), "changed_layers": changes} if changes else config
 
     def build_from_config(self, config: dict) -> None:
         config = dict(config)
-        policies = config.pop("quantized", {})
+        changes = changes_in(config)
         super().build_from_config(config)
-        restore_policies(self, policies)
+        change_layers(self, changes)
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        random.save_seed(self, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        super().load_own_variables({name: value for name, value in dict(store).items() if name.isdecimal()})
+        random.load_seed(self, store)

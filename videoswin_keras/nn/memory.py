@@ -205,9 +205,6 @@ class FeedbackAttentionMemory(CompositeLayer):
         super().save_own_variables(store)
         store["memory_length"] = np.array(self.memory_length, "int32")  # for who builds the model from its weights
 
-    def load_own_variables(self, store: Any) -> None:
-        super().load_own_variables({index: store[index] for index in ("0", "1", "2")})
-
     def compute_output_shape(self, input_shape: tuple, states_shape: Any = None) -> tuple:
         batch = input_shape[0]
         return tuple(input_shape), [(batch, *size) for size in self.state_size]

@@ -2,13 +2,15 @@
 
 A rematerialised function runs twice, and must drop the same values both times. Keras's own `Dropout` advances
 its seed in each run, which makes the gradients silently wrong. Here a layer draws its seeds first
-(`draw_seeds`), and the computation receives them as arguments.
+(`draw_seeds`), and the computation receives them as arguments. And Keras does not save its seeds: a training that was
+stopped would go on with the masks of its beginning.
 """
 
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from videoswin_keras.nn import pieces
@@ -64,9 +66,60 @@ def _scales(is_kept: Any, rate: float, dtype: Any) -> Any:
     return ops.cast(ops.cast(is_kept, "float32") / (1 - rate), dtype)
 
 
-def draw_seeds(generator: keras.random.SeedGenerator, rates: tuple[float, ...], training: bool | None) -> tuple:
+def seed_generator(*rates: float) -> keras.random.SeedGenerator | None:
+    """Returns what draws the seeds of a layer, None if it drops nothing. To be called in `build`, for its path."""
+    return keras.random.SeedGenerator(name="seed_generator") if any(rates) else None
+
+
+def draw_seeds(generator: keras.random.SeedGenerator | None, rates: tuple[float, ...], training: bool | None) -> tuple:
     """Draws one seed for each rate; None where nothing is dropped."""
-    return tuple(generator.next() if training and rate > 0 else None for rate in rates)
+    return tuple(generator.next() if generator and training and rate > 0 else None for rate in rates)
+
+
+def save_seed(layer: keras.layers.Layer, store: Any) -> None:
+    """Saves where the seeds of a layer have come, beside its weights."""
+    if layer.seed_generator is not None:
+        store["seed"] = ops.convert_to_numpy(layer.seed_generator.state)
+
+
+def load_seed(layer: keras.layers.Layer, store: Any) -> None:
+    """Loads what `save_seed` saved, where it is there."""
+    if layer.seed_generator is not None and "seed" in dict(store):
+        layer.seed_generator.state.assign(np.array(store["seed"]))
+
+
+@keras.saving.register_keras_serializable(package="videoswin_keras")
+class Dropout(keras.layers.Layer):
+    """`keras.layers.Dropout` with a seed that is saved.
+
+    Args:
+        rate: Float in [0, 1). Rate at which inputs are dropped in training.
+        **kwargs: `name`, `dtype`, …, as for every Keras layer.
+
+    Input and output: floating, of any shape.
+    """
+
+    def __init__(self, rate: float, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.rate = check_rate("rate", rate)
+
+    def build(self, input_shape: tuple) -> None:
+        self.seed_generator = seed_generator(self.rate)
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        return dropout(x, self.rate, *draw_seeds(self.seed_generator, (self.rate,), training))
+
+    def save_own_variables(self, store: Any) -> None:
+        save_seed(self, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        load_seed(self, store)
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "rate": self.rate}
 
 
 def check_rate(name: str, rate: float) -> float:
