@@ -106,7 +106,9 @@ class WindowAttention(CompositeLayer):
             raise ValueError(f"A window of {self.window_size} has {most} tokens. Received: {tokens} tokens.")
         index = windows.relative_position_index(self.window_size, tokens, ops)
         # Half precision is gathered up to nine times slower on PyTorch, and its gradients would be summed in it.
-        table = ops.transpose(widened(self.relative_position_bias_table))
+        table = widened(self.relative_position_bias_table)
+        # A table of one head that was transposed would have a gradient of strides that PyTorch's DDP warns of.
+        table = ops.transpose(table) if self.num_heads > 1 else ops.reshape(table, (1, table.shape[0]))
         return ops.cast(ops.take(table, index, axis=1), self.compute_dtype)
 
     def call(

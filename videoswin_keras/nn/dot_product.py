@@ -25,7 +25,7 @@ def attend(qkv: Any, bias: Any, masks: Any, dropout_rate: float = 0.0, seed: Any
 
     Args:
         qkv: (batch, windows, tokens, 3 · channels), floating: query, key and value, each head by head.
-        bias: (heads, tokens, tokens), of the same dtype: added to the products of query and key.
+        bias: (heads, tokens, tokens), floating: added to the products of query and key.
         masks: (windows or 1, tokens, tokens), or None: added as well.
         dropout_rate: At which attention weights are dropped.
         seed: Of what is dropped; None drops nothing.
@@ -33,6 +33,7 @@ def attend(qkv: Any, bias: Any, masks: Any, dropout_rate: float = 0.0, seed: Any
     Returns:
         (batch, windows, tokens, channels).
     """
+    bias = ops.cast(bias, qkv.dtype)  # which may be another under `torch.amp.autocast`
     query, key, value = _split(qkv, bias)
     if keras.backend.backend() == "torch" and seed is None:  # whose attention is fused; elsewhere this is slower
         bias = ops.expand_dims(bias, 0)
@@ -50,6 +51,7 @@ def attend_in_training(qkv: Any, bias: Any, seam: windows.Seam | None) -> Any:
 
     No forward-mode derivatives.
     """
+    bias = ops.cast(bias, qkv.dtype)
     batch, count, *_ = ops.shape(qkv)
     each = weights_bytes(bias)
     # PyTorch's fused attention computes in float32 whatever it is given; weights that are kept would be rounded before.

@@ -1,5 +1,10 @@
-"""What PyTorch is told in its own words: fused functions, and gradients that keep no more than they need."""
+"""What PyTorch is told in its own words: fused functions, and gradients that keep no more than they need.
 
+`torch.amp.autocast` reaches functions that are PyTorch's own. So here products take the dtype that it asks for, and
+what has gradients of its own computes without it, both ways, in the dtypes that it was given.
+"""
+
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,11 +19,13 @@ class LinearMap(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, function: Callable, adjoint: Callable) -> torch.Tensor:
         ctx.adjoint = adjoint
-        return function(x)
+        with without_autocast(x):
+            return function(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple:
-        return ctx.adjoint(gradient), None, None
+        with without_autocast(gradient):
+            return ctx.adjoint(gradient), None, None
 
 
 class WithGradients(torch.autograd.Function):
@@ -29,7 +36,8 @@ class WithGradients(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, function: Callable, gradients: Callable, *inputs: torch.Tensor) -> torch.Tensor:
-        output, kept = function(*inputs)
+        with without_autocast(inputs[0]):
+            output, kept = function(*inputs)
         ctx.function, ctx.gradients, ctx.count = function, gradients, len(inputs)
         ctx.save_for_backward(*inputs, *kept)
         return output
@@ -38,9 +46,10 @@ class WithGradients(torch.autograd.Function):
     def backward(ctx: Any, upstream: torch.Tensor) -> tuple:
         saved = ctx.saved_tensors  # once: a checkpoint computes them when they are asked for
         inputs, kept = saved[: ctx.count], saved[ctx.count :]
-        if kept and torch.is_grad_enabled():  # for second derivatives, which go through it
-            _, kept = ctx.function(*inputs)
-        return None, None, *ctx.gradients(*inputs, *kept, upstream)
+        with without_autocast(upstream):
+            if kept and torch.is_grad_enabled():  # for second derivatives, which go through it
+                _, kept = ctx.function(*inputs)
+            return None, None, *ctx.gradients(*inputs, *kept, upstream)
 
 
 class WideLinear(torch.autograd.Function):
@@ -65,18 +74,22 @@ class WideLinear(torch.autograd.Function):
 
 def linear(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Returns x · kernel + bias: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None."""
-    if takes_wide_linear(x):
-        return WideLinear.apply(x, kernel, bias) if torch.is_grad_enabled() else wide_linear(x, kernel.t(), bias)
-    return torch.nn.functional.linear(x, kernel.t(), bias)
+    x, kernel, bias = autocast(x, kernel, bias)
+    with without_autocast(x):
+        if takes_wide_linear(x):
+            return WideLinear.apply(x, kernel, bias) if torch.is_grad_enabled() else wide_linear(x, kernel.t(), bias)
+        return torch.nn.functional.linear(x, kernel.t(), bias)
 
 
 def linear_gelu(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Returns gelu(x · kernel + bias)."""
     if torch.is_grad_enabled() or is_traced():  # nothing in place in what is recorded or traced
         return torch.nn.functional.gelu(linear(x, kernel, bias))
-    if takes_wide_linear(x):
-        return wide_linear(x, kernel.t(), bias, "gelu")
-    return torch.ops.aten.gelu_(linear(x, kernel, bias))
+    x, kernel, bias = autocast(x, kernel, bias)
+    with without_autocast(x):
+        if takes_wide_linear(x):
+            return wide_linear(x, kernel.t(), bias, "gelu")
+        return torch.ops.aten.gelu_(linear(x, kernel, bias))
 
 
 def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -106,7 +119,7 @@ def add_to_some(x: torch.Tensor, branch: Callable, is_kept: torch.Tensor, scale:
     some = is_kept.nonzero().flatten()
     if len(some) == len(x):
         return x.add(branch(x), alpha=scale)
-    return x.index_add(0, some, branch(x.index_select(0, some)), alpha=scale)
+    return x.index_add(0, some, branch(x.index_select(0, some)).to(x.dtype), alpha=scale)
 
 
 def softmax_backward(gradient: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -159,6 +172,21 @@ def fused_adam(
     for weight, changed in zip(weights, dense, strict=True):
         if changed is not weight:
             weight.copy_(changed)
+
+
+def autocast(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
+    """Returns tensors in the dtype that `torch.amp.autocast` asks for where they are, or as they are."""
+    kind = next(tensor.device.type for tensor in tensors if tensor is not None)
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
+
+
+def without_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager:
+    """Returns a context in which what is computed where `x` is keeps its dtype."""
+    kind = x.device.type
+    return torch.amp.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
 
 def takes_wide_linear(x: torch.Tensor) -> bool:
