@@ -4,7 +4,9 @@ from typing import Any, Self
 
 import keras
 
+from videoswin_keras.models import pixels
 from videoswin_keras.nn.composite import change_layers, changed_layers, changes_in
+from videoswin_keras.nn.layers import PixelNormalization
 
 
 class Configured:
@@ -17,11 +19,18 @@ class Configured:
     trainable: bool
     trainable_variables: list
     _flatten_layers: Any  # of keras.Model, which every subclass is
+    steps_per_execution: int
+    train_function: Any
+    _has_looked = False  # at the pixels it is given
 
     def _remember(self, arguments: dict[str, Any], dtype: Any) -> None:
         """To be called at the end of a constructor, after `super().__init__(inputs, outputs)`."""
         self.arguments = arguments
         self.dtype_policy = keras.dtype_policies.get(dtype)
+
+    @property
+    def _takes_pixels(self) -> bool:
+        return any(isinstance(layer, PixelNormalization) for layer in self._flatten_layers())
 
     def get_config(self) -> dict:
         config = {
@@ -37,13 +46,35 @@ class Configured:
             config["frozen_layers"] = frozen
         return config
 
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        if not self._has_looked and arguments and pixels.look(arguments[0], self._takes_pixels):
+            self._remember_the_look()
+        return super().__call__(*arguments, **keywords)  # type: ignore[misc]
+
     def make_train_function(self, force: bool = False) -> Any:
-        """As Keras's, but the optimizer makes its weights before: a step that makes weights TensorFlow traces twice."""
+        """As Keras's, but the optimizer makes its weights before: a step that makes weights TensorFlow traces twice.
+
+        And the first step looks at the pixels, which elsewhere are known only on PyTorch.
+        """
         optimizer = getattr(self, "optimizer", None)
         is_built = all(layer.built for layer in self._flatten_layers())  # else weights are yet to come
         if optimizer is not None and not optimizer.built and is_built:
             optimizer.build(self.trainable_variables)
-        return super().make_train_function(force)  # type: ignore[misc]
+        super().make_train_function(force)  # type: ignore[misc]
+        is_one_by_one = self.steps_per_execution == 1 and keras.backend.backend() != "torch"
+        if is_one_by_one and not self._has_looked:
+            step = self.train_function
+
+            def done() -> None:
+                self.train_function = step
+                self._remember_the_look()
+
+            self.train_function = pixels.looking(step, self._takes_pixels, done)
+
+    def _remember_the_look(self) -> None:
+        for layer in self._flatten_layers():  # the models within, too
+            if isinstance(layer, Configured):
+                layer._has_looked = True
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Self:

@@ -119,6 +119,14 @@ class RecurrentVideoSwin(Configured, keras.Model):
     def protocol(self, protocol: Protocol | None) -> None:
         self.model.protocol = protocol
 
+    def fit(self, *arguments: Any, class_weight: Any = None, **keywords: Any) -> Any:
+        _refuse_class_weight(class_weight)
+        return super().fit(*arguments, **keywords)
+
+    def train_on_batch(self, *arguments: Any, class_weight: Any = None, **keywords: Any) -> Any:
+        _refuse_class_weight(class_weight)
+        return super().train_on_batch(*arguments, **keywords)
+
     def _layers_in_order(self) -> Iterator[keras.layers.Layer]:
         backbone = _backbone(self.model)
         yield from backbone.layers[1:]  # after the input
@@ -324,6 +332,15 @@ class RecurrentVideoSwin(Configured, keras.Model):
 
 
 _SEQUENCE = ("batch", "clips", "frames", "height", "width", "channels")
+
+
+def _refuse_class_weight(class_weight: Any) -> None:
+    """Keras 3.15 takes labels (batch, clips) for one-hot, and would weigh by where in the sequence the largest is."""
+    if class_weight is not None:
+        raise ValueError(
+            "`class_weight` weighs whole samples, but each clip of a sequence has a label of its own. Give each clip a "
+            f"weight: sample_weight=np.vectorize({class_weight}.get)(labels), of shape (batch, clips)."
+        )
 
 
 def _check_rank(x: Any, axes: tuple[str, ...], advice: str) -> None:
