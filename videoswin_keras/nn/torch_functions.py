@@ -1,5 +1,6 @@
 """What PyTorch is told in its own words: fused functions, and gradients that keep no more than they need."""
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -61,6 +62,18 @@ class WideLinear(torch.autograd.Function):
             product_of_transposed(x.reshape(-1, x.shape[-1]), rows) if needs_kernel else None,
             rows.sum(0) if needs_bias else None,
         )
+
+
+def gradient(function: Callable, x: torch.Tensor) -> torch.Tensor:
+    """As in `gradients.py`."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(function(x), x)[0]
+
+
+def without_gradients() -> contextlib.AbstractContextManager:
+    """As in `gradients.py`."""
+    return torch.no_grad()
 
 
 def linear(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
