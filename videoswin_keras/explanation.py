@@ -146,7 +146,7 @@ def grad_cam(model: Any, clip: Any, class_index: int | None = None, stage: int =
 
 
 def overlay(clip: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Colours a clip by a map: the more there is, the less transparent, from red to yellow.
+    """Colours a clip by a map, from red to yellow; the opacity grows as the root, so that little is seen too.
 
     Args:
         clip: uint8 RGB in 0–255, (frames, height, width, 3).
@@ -178,7 +178,7 @@ def overlay(clip: np.ndarray, heat: np.ndarray) -> np.ndarray:
         raise ValueError("The map must be finite and not negative.")
     share = (heat / (heat.max() or 1))[..., None]
     colour = np.concatenate([np.full_like(share, 255), 255 * share, np.zeros_like(share)], axis=-1)
-    return np.rint(clip + OPACITY * share * (colour - clip)).astype("uint8")
+    return np.rint(clip + OPACITY * np.sqrt(share) * (colour - clip)).astype("uint8")
 
 
 def write_png(path: str | Path, clip: np.ndarray, heat: np.ndarray, count: int = 8) -> None:

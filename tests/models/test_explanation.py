@@ -13,9 +13,10 @@ from videoswin_keras import (
     VideoSwinBackbone,
     VideoSwinClassifier,
     attention_maps,
+    from_checkpoint,
     grad_cam,
 )
-from videoswin_keras.data.synthetic import moving_shape
+from videoswin_keras.data.synthetic import MOTIONS, moving_shape
 from videoswin_keras.explanation import overlay, write_png
 
 WINDOW = (2, 4, 4)
@@ -33,8 +34,8 @@ def backbone(depths=(2, 2), num_heads=(1, 2), seed=0, **kwargs):
     return model
 
 
-def classifier(seed=0, **kwargs):
-    model = VideoSwinClassifier(backbone(), 5, **kwargs)
+def classifier(seed=0, depths=(2, 2), **kwargs):
+    model = VideoSwinClassifier(backbone(depths), 5, **kwargs)
     rng = np.random.default_rng(seed)
     for variable in model.get_layer("head").variables:
         variable.assign(rng.normal(size=variable.shape))
@@ -172,7 +173,7 @@ def test_grad_cam_of_the_last_stage_is_in_closed_form(activation):
 
 
 def test_grad_cam_of_an_earlier_stage_has_the_slopes_of_finite_differences():
-    model = classifier()
+    model = classifier(depths=(1, 1))
     features = value(model, model.backbone.get_layer("stage1").output, clip())
 
     def logit(features):
@@ -186,6 +187,45 @@ def test_grad_cam_of_an_earlier_stage_has_the_slopes_of_finite_differences():
     np.testing.assert_allclose(
         grad_cam(model, clip(), 3, stage=1), expected_grad_cam(features, slopes, (2, 4, 4)), atol=0.01
     )
+
+
+def test_grad_cam_is_where_the_evidence_is():
+    """Random features, and a last layer fitted to tell clips with a patch of a colour from those without."""
+    rng = np.random.default_rng(0)
+
+    def drawn(count):
+        clips = rng.normal(size=(count, 4, 64, 64, 3)).astype("float32")
+        marked = np.zeros(clips.shape[:-1], bool)
+        for index in range(0, count, 2):
+            top, left = rng.integers(0, 48, 2)
+            marked[index, :, top : top + 16, left : left + 16] = True
+        clips[marked] = [2, -2, 2]
+        return clips, marked
+
+    keras.utils.set_random_seed(0)
+    model = VideoSwinClassifier(VideoSwinBackbone((None, None, None, 3), 8, (2, 2), (1, 2), WINDOW), 2)
+    clips, marked = drawn(64)
+    features = ops.convert_to_numpy(ops.mean(model.backbone(clips), axis=(1, 2, 3)))
+    wanted = np.where(marked.any((1, 2, 3))[:, None], [-1, 1], [1, -1])
+    fitted = np.linalg.lstsq(np.c_[features, np.ones(64)], wanted, rcond=None)[0]
+    model.get_layer("head").set_weights([fitted[:-1], fitted[-1]])
+    clips, marked = drawn(8)
+    for one, is_marked in zip(clips[::2], marked[::2], strict=True):
+        for stage in (1, 2):
+            heat = grad_cam(model, one, 1, stage)
+            assert heat[is_marked].sum() / heat.sum() > 2 * is_marked.mean()
+
+
+def test_the_model_that_ships_looks_at_the_shape():
+    model = from_checkpoint("pico_moving_shapes", include_rescaling=True)
+    growing = MOTIONS.index("growing")
+    for seed in (0, 1, 2):
+        background = np.median(moving_shape(0, seed, frames=99), axis=0)  # a shape that crosses it is not there long
+        shown = moving_shape(growing, seed)
+        is_shape = (abs(shown - background) > 20).any(-1)
+        assert 0.02 < is_shape.mean() < 0.3
+        for heat in (grad_cam(model, shown, stage=3), attention_maps(model, shown, stage=3, block=1).over_clip):
+            assert heat[is_shape].sum() / heat.sum() > 1.25 * is_shape.mean()
 
 
 def test_nothing_speaks_for_the_class():
@@ -241,7 +281,9 @@ def test_overlay_and_picture(tmp_path):
     changed = np.argwhere((drawn != frames).any(-1)).tolist()
     assert changed == [[9, 3, 5], [9, 3, 6]]
     np.testing.assert_allclose(drawn[9, 3, 5], 0.2 * frames[9, 3, 5] + 0.8 * np.array([255, 255, 0]), atol=0.5)
-    np.testing.assert_allclose(drawn[9, 3, 6], 0.6 * frames[9, 3, 6] + 0.4 * np.array([255, 127.5, 0]), atol=0.5)
+    np.testing.assert_allclose(
+        drawn[9, 3, 6], (1 - 0.8 * 0.5**0.5) * frames[9, 3, 6] + 0.8 * 0.5**0.5 * np.array([255, 127.5, 0]), atol=0.5
+    )
 
     import matplotlib.image
 
@@ -265,3 +307,40 @@ def test_what_cannot_be_drawn(frames, heat, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         write_png(tmp_path / "map.png", frames, heat)
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.one_backend
+def test_which_forward_hooks_fire_on_pytorch():
+    """Those of layers, stages and blocks; not of the Dense layers within, nor of attention without padding."""
+    assert keras.backend.backend() == "torch"
+    model = classifier()
+    fired, held = set(), {}
+    for layer in model._flatten_layers():
+        layer.register_forward_hook(lambda layer, inputs, output: fired.add(layer.name))
+    norm = model.backbone.get_layer("norm")
+    norm.register_forward_hook(lambda layer, inputs, output: held.update(features=output))
+    norm.register_full_backward_hook(lambda layer, into, out: held.update(slopes=out[0]))
+    even = clip(8, 32, 64, 3)
+    model(even[None])[0, 3].backward()
+    within = {"block1", "block2", "attention_norm", "mlp_norm"}
+    outside = {
+        "patch_embedding",
+        "stage1",
+        "merging1",
+        "stage2",
+        "norm",
+        "avg_pooling",
+        "dropout",
+        "head",
+        "predictions",
+    }
+    assert fired == within | outside | {model.name, model.backbone.name}
+
+    slopes = held["slopes"].mean((1, 2, 3), keepdim=True)
+    heat = torch.relu((held["features"] * slopes).sum(-1))[None].detach()
+    heat = torch.nn.functional.interpolate(heat, even.shape[:3], mode="trilinear")[0, 0].numpy()
+    np.testing.assert_allclose(grad_cam(model, even, 3), heat / heat.max(), atol=1e-4)
+
+    model(clip()[None])
+    assert "attention" in fired
+    assert not fired & {"qkv", "projection", "mlp_expansion", "mlp_projection", "reduction"}
