@@ -21,6 +21,7 @@ ORDER = (
     "models",
     "data",
     "training",
+    "explanation",
     "classification",
     "streaming",
     "export",
@@ -71,7 +72,8 @@ def test_backends_are_imported_in_few_places():
 
 def test_the_package_shows_its_public_names_and_nothing_else():
     names = dir(videoswin_keras)
-    assert names == sorted({*videoswin_keras.__all__, "VideoPipeline", "VideoStream", "classify", "__version__"})
+    later = {"VideoPipeline", "VideoStream", "attention_maps", "classify", "grad_cam"}
+    assert names == sorted({*videoswin_keras.__all__, *later, "__version__"})
     assert all(getattr(videoswin_keras, name) is not None for name in names)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         videoswin_keras.nothing  # noqa: B018

@@ -49,11 +49,13 @@ __all__ = [
     "load_checkpoint",
 ]
 
-# Public too, and imported when they are asked for: they need the extras "video" and "stream".
+# Public too, and imported when they are asked for: some need the extras "video" and "stream".
 _LATER = {
     "VideoPipeline": "videoswin_keras.classification",
     "VideoStream": "videoswin_keras.streaming.stream",
+    "attention_maps": "videoswin_keras.explanation",
     "classify": "videoswin_keras.classification",
+    "grad_cam": "videoswin_keras.explanation",
 }
 
 

@@ -155,6 +155,17 @@ class WindowAttention(CompositeLayer):
         x = dot_product.attend(linear(self.qkv, x), bias, masks, self.attention_dropout_rate, seed)
         return linear(self.projection, x)
 
+    def attention_weights(self, x: Any, seam: windows.Seam | None = None) -> Any:
+        """Returns how much the tokens of each window attend to each other: (windows, heads, tokens, tokens), float32.
+
+        Args:
+            x: (windows, tokens, channels).
+            seam: As in `call`.
+        """
+        bias = self.position_bias(ops.shape(x)[-2])
+        masks = None if seam is None else seam.masks(seam.kinds)
+        return dot_product.attention_weights(ops.expand_dims(linear(self.qkv, x), 0), bias, masks)
+
     def bytes_each(self, bias: Any) -> Any:
         """Returns how many bytes of intermediate values `attend` needs for a window."""
         tokens = ops.shape(bias)[-1]

@@ -46,6 +46,12 @@ def attend(qkv: Any, bias: Any, masks: Any, dropout_rate: float = 0.0, seed: Any
     return _joined(_attended(_logits(query, key, bias, masks), value, dropout_rate, seed), qkv)
 
 
+def attention_weights(qkv: Any, bias: Any, masks: Any) -> Any:
+    """Returns the weights by which `attend` takes the mean, at least in float32: (windows, heads, tokens, tokens)."""
+    query, key, _ = _split(qkv, bias)
+    return _softmax(widened(_logits(query, key, bias, masks)))
+
+
 def attend_in_training(qkv: Any, bias: Any, seam: windows.Seam | None) -> Any:
     """Attends as `attend` does; the backward pass computes the attention weights again, unless they are few.
 

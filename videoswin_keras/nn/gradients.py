@@ -1,5 +1,6 @@
 """Gradients that are not the backends' own: they keep less for the backward pass, or are computed faster."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -70,6 +71,30 @@ def with_adjoint(function: Callable[[Any], Any], adjoint: Callable[[Any], Any]) 
 
         return lambda x: torch_functions.LinearMap.apply(x, function, adjoint)
     return ops.custom_gradient(lambda x: (function(x), adjoint))
+
+
+def gradient(function: Callable[[Any], Any], x: Any) -> Any:
+    """Returns the gradient of a scalar `function(x)` with respect to `x`, computed at once."""
+    if keras.backend.backend() == "torch":
+        from videoswin_keras.nn import torch_functions
+
+        return torch_functions.gradient(function, x)
+    if keras.backend.backend() == "jax":
+        from videoswin_keras.nn import jax_functions
+
+        return jax_functions.gradient(function, x)
+    from videoswin_keras.nn import tensorflow_functions
+
+    return tensorflow_functions.gradient(function, x)
+
+
+def without_gradients() -> contextlib.AbstractContextManager:
+    """Within, PyTorch keeps nothing for a backward pass; the others do only where they are asked to."""
+    if keras.backend.backend() != "torch":
+        return contextlib.nullcontext()
+    from videoswin_keras.nn import torch_functions
+
+    return torch_functions.without_gradients()
 
 
 def _after(x: Any, gradient: Any) -> Any:

@@ -71,6 +71,11 @@ def with_gradients(function: Callable, gradients: Callable, *inputs: Any) -> Any
     return run(*inputs)
 
 
+def gradient(function: Callable, x: jax.Array) -> jax.Array:
+    """As in `gradients.py`."""
+    return jax.grad(function)(x)
+
+
 @jax.custom_vjp
 def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
     """Returns x · kernel + bias: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None, of one dtype."""

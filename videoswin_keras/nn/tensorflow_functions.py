@@ -37,6 +37,14 @@ def compiled(function: Callable, **options: Any) -> Callable:
     return call
 
 
+def gradient(function: Callable, x: tf.Tensor) -> tf.Tensor:
+    """As in `gradients.py`."""
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        value = function(x)
+    return tape.gradient(value, x)
+
+
 def after(x: tf.Tensor) -> contextlib.AbstractContextManager:
     """Within, every operation of a graph waits for `x`."""
     return tf.control_dependencies([x])

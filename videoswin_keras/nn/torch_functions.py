@@ -72,6 +72,18 @@ class WideLinear(torch.autograd.Function):
         )
 
 
+def gradient(function: Callable, x: torch.Tensor) -> torch.Tensor:
+    """As in `gradients.py`."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(function(x), x)[0]
+
+
+def without_gradients() -> contextlib.AbstractContextManager:
+    """As in `gradients.py`."""
+    return torch.no_grad()
+
+
 def linear(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Returns x · kernel + bias: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None."""
     x, kernel, bias = autocast(x, kernel, bias)
