@@ -18,12 +18,12 @@ ORDER = (
     "nn",
     "video",
     "checkpoints",
+    "export",
     "models",
     "data",
     "training",
     "classification",
     "streaming",
-    "export",
     "cli",
     "__main__",
 )
