@@ -99,7 +99,7 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
 
 @contextlib.contextmanager
 def _not_compiled(model: keras.Model) -> Iterator[None]:
-    """Within, `model` is saved without its loss and metrics, which may be of a kind that cannot be."""
+    """Within, `model` is saved without its optimizer's, loss's and metrics' configurations, which may be unknown."""
     compiled = [layer for layer in model._flatten_layers() if getattr(layer, "compiled", False)]
     for part in compiled:
         part.compiled = False
