@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -11,29 +12,33 @@ import onnxruntime
 import pytest
 from keras import ops
 
-from videoswin_keras import VideoSwinT, from_checkpoint
+from videoswin_keras import VideoSwinBackbone, VideoSwinT, from_checkpoint
 from videoswin_keras.cli.main import main
-from videoswin_keras.export import export
+from videoswin_keras.export import _check, _difference, export
 from videoswin_keras.models.recurrent import flatten
 
 pytestmark = pytest.mark.one_backend  # TensorFlow writes them all
 
 
+ANY_SIZE = (None, None, None, 3)
+SMALL = {"embed_dim": 8, "depths": (1, 2), "num_heads": (1, 2), "window_size": (2, 3, 3)}
+MEMORY = {"stages": (1, 2), "num_tokens": 3, "memory_length": 4}
+
+
 @pytest.fixture(scope="module")
 def recurrent():
-    model = VideoSwinT(
-        (None, None, None, 3),
-        num_classes=3,
-        memory={"stages": (1, 2), "num_tokens": 3, "memory_length": 4},
-        embed_dim=8,
-        depths=(1, 2),
-        num_heads=(1, 2),
-        window_size=(2, 3, 3),
-    )
+    """Of weights that bfloat16 holds."""
+    model = VideoSwinT(ANY_SIZE, num_classes=3, memory=MEMORY, **SMALL)
     rng = np.random.default_rng(0)
     for memory in model.memories.values():
         memory.set_weights([rng.normal(0, 0.3, weight.shape) for weight in memory.get_weights()])
+    for weight in model.weights:
+        weight.assign(ops.cast(ops.cast(weight, "bfloat16"), "float32"))
     return model
+
+
+def is_dense(layer):
+    return isinstance(layer, keras.layers.Dense)
 
 
 def runner(path, format):
@@ -54,11 +59,15 @@ def runner(path, format):
     return run
 
 
-@pytest.mark.parametrize("format", ["onnx", "tf_saved_model"])
-def test_a_hundred_steps(recurrent, format, tmp_path):
-    """Two streams of odd-sized clips; the state goes round outside of the exported model."""
+@pytest.mark.parametrize(("format", "dtype"), [("onnx", "mixed_float16"), ("tf_saved_model", "bfloat16")])
+def test_a_hundred_steps(recurrent, format, dtype, tmp_path):
+    """Two streams of odd-sized clips; the state goes round outside of the exported model, which is in float32."""
     path = tmp_path / ("step.onnx" if format == "onnx" else "step")
-    report = export(recurrent, path)
+    half = VideoSwinT(ANY_SIZE, num_classes=3, memory=MEMORY, dtype=dtype, **SMALL)
+    for weight, value in zip(half.weights, recurrent.weights, strict=True):
+        weight.assign(ops.cast(value, weight.dtype))
+    report = half.export(path, format=format)
+    assert report["computes_in"] == dtype
     assert list(report["inputs"]) == ["clip", "stage1_queue", "stage1_filled", "stage2_queue", "stage2_filled"]
     assert report["inputs"]["stage1_queue"] == [[None, 4, 3, 8], "float32"]
     assert report["difference"] < 1e-5
@@ -90,11 +99,17 @@ def test_without_a_memory(tmp_path):
 
 
 def test_command_line(tmp_path, capsys):
+    import tensorflow as tf
+
     model = from_checkpoint("pico_moving_shapes")
-    model.save(tmp_path / "pico.keras")
+    from_checkpoint("pico_moving_shapes", dtype="mixed_bfloat16").save(tmp_path / "pico.keras")
     assert main(["export", str(tmp_path / "pico.keras"), "-o", str(tmp_path / "pico")]) == 0
-    assert "clip (batch, frames, height, width, 3) float32" in capsys.readouterr().out
-    assert (tmp_path / "pico" / "saved_model.pb").is_file()
+    output = capsys.readouterr().out
+    assert "clip (batch, frames, height, width, 3) float32" in output
+    assert "The model computes in mixed_bfloat16; what was written computes in float32." in output
+    module = tf.saved_model.load(str(tmp_path / "pico"))
+    clip = np.random.default_rng(0).normal(size=(1, 4, 40, 40, 3)).astype("float32")
+    np.testing.assert_allclose(module.serve(clip), model.predict(clip, verbose=0), atol=1e-4)  # as Keras's own has it
     assert main(["export", str(tmp_path / "absent.keras"), "-o", str(tmp_path / "pico.onnx")]) == 2
     assert main(["export", "pico_moving_shapes", "-o", str(tmp_path / "pico.onnx")]) == 2
     assert "videoswin convert" in capsys.readouterr().err
@@ -110,13 +125,97 @@ def test_errors(recurrent, tmp_path, monkeypatch):
     with pytest.raises(FileExistsError, match="is no SavedModel"):
         export(recurrent, tmp_path)
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "dense.keras")
-    with pytest.raises(ValueError, match="holds a Sequential, not a model of this library"):
+    with pytest.raises(ValueError, match="holds a Sequential without a Video Swin"):
         export(tmp_path / "dense.keras", tmp_path / "a.onnx")
     (tmp_path / "dense.keras").unlink()
     (tmp_path / "wrong.keras").write_bytes(b"no model")
     with pytest.raises(ValueError, match="The export failed"):
         export(tmp_path / "wrong.keras", tmp_path / "a.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["wrong.keras"]
+
+
+def test_another_head(tmp_path):
+    """With LoRA, and compiled with an optimizer that cannot be saved and a loss that only this process knows."""
+
+    class Optimizer(keras.optimizers.Adam):
+        def get_config(self):
+            raise NotImplementedError
+
+    class Loss(keras.losses.Loss):
+        def call(self, _, given):
+            return given
+
+    backbone = VideoSwinBackbone(ANY_SIZE, include_rescaling=True, pooling="avg", **SMALL)
+    features = backbone(backbone.input)
+    outputs = {"features": features, "classes": keras.layers.Dense(3, name="head")(features)}
+    model = keras.Model(backbone.input, outputs)
+    for layer in model._flatten_layers():
+        if is_dense(layer):
+            layer.enable_lora(2)
+            layer.lora_kernel_b.assign(np.full(layer.lora_kernel_b.shape, 0.3, "float32"))
+    backbone.compile("adam", loss=Loss())
+    model.compile(Optimizer(), loss={"classes": Loss()})
+    report = export(model, tmp_path / "model.onnx")
+    assert model.compiled
+    assert report["outputs"] == {"classes": [[None, 3], "float32"], "features": [[None, 16], "float32"]}
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    clip = np.random.default_rng(0).uniform(0, 255, (2, 4, 24, 28, 3)).astype("float32")
+    expected = model.predict(clip, verbose=0)
+    for name, value in zip(("classes", "features"), session.run(["classes", "features"], {"clip": clip}), strict=True):
+        np.testing.assert_allclose(value, expected[name], atol=1e-4)
+
+
+def test_int8(tmp_path):
+    """In half precision and in a model of another kind: the same as in float32."""
+
+    def build(dtype):
+        backbone = VideoSwinBackbone(ANY_SIZE, pooling="avg", dtype=dtype, **SMALL)
+        return keras.Sequential([backbone, keras.layers.Dense(3, dtype=dtype)])
+
+    model, half = build("float32"), build("mixed_bfloat16")
+    half.set_weights(model.get_weights())
+    model.quantize("int8", filters=is_dense)
+    half.quantize("int8", filters=is_dense)
+    report = export(half, tmp_path / "model.onnx")
+    assert report["computes_in"] == "mixed_bfloat16"
+    clip = np.random.default_rng(0).normal(size=(2, 4, 24, 28, 3)).astype("float32")
+    outputs = runner(tmp_path / "model.onnx", "onnx")(clip=clip)
+    np.testing.assert_allclose(outputs["outputs"], model.predict(clip, verbose=0), atol=1e-4)
+
+
+def test_what_cannot_be_exported(recurrent, tmp_path, monkeypatch):
+    """One line each."""
+
+    class Own(keras.layers.Layer):
+        def call(self, x):
+            return x
+
+    backbone = VideoSwinBackbone(ANY_SIZE, pooling="avg", **SMALL)
+    with pytest.raises(ValueError, match=r"a class of your own in it, Own\. It must be of layers"):
+        export(keras.Sequential([backbone, Own()]), tmp_path / "own.onnx")
+    with pytest.raises(SystemExit, match=r"begin it with `keras\.Input"):
+        _check(keras.Sequential([keras.layers.Rescaling(2.0), backbone]), "onnx")
+    sequences = keras.Input((None, 4, 24, 24, 3))
+    with pytest.raises(SystemExit, match="sequences of clips"):
+        _check(keras.Model(sequences, recurrent(sequences)), "onnx")
+    with pytest.raises(ValueError, match=r"RecurrentVideoSwin can be exported as onnx, tf_saved_model;.*format=litert"):
+        recurrent.export(tmp_path / "a.tflite", format="litert")
+    with pytest.raises(ValueError, match=r"exported as onnx, tf_saved_model.*'opset': 3"):
+        recurrent.export(tmp_path / "a.onnx", format="onnx", opset=3)
+    backbone.quantize("float8", filters=is_dense)
+    with pytest.raises(SystemExit, match="float8 cannot be written as ONNX"):
+        _check(backbone, "onnx")
+    _check(backbone, "tf_saved_model")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
+    with pytest.raises(ValueError, match="wrong numbers where sides vary"):
+        backbone.export(tmp_path / "a.tflite", format="litert")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_number_is_a_difference():
+    signature = [SimpleNamespace(name="clip", shape=(None, None, None, None, 3), dtype=SimpleNamespace(name="float32"))]
+    pair = [{"outputs": np.array(value)} for value in (1.0, np.nan)]
+    assert not _difference(lambda clip: pair[0], lambda inputs: pair[1], signature, [], (0, 1)) <= 1
 
 
 def test_onnx_has_no_loops(tmp_path):

@@ -31,7 +31,10 @@ def run(options: argparse.Namespace) -> int:
     for kind in ("inputs", "outputs"):
         print(f"{kind}:")
         for name, (shape, dtype) in report[kind].items():
-            sides = (str(side or _SIDES[min(axis, 4) if name == "clip" else 0]) for axis, side in enumerate(shape))
+            varying = _SIDES if len(shape) == len(_SIDES) else ("batch", *["any"] * len(shape))
+            sides = (str(side or varying[axis]) for axis, side in enumerate(shape))
             print(f"  {name} ({', '.join(sides)}) {dtype}")
+    if report["computes_in"] != "float32":
+        print(f"The model computes in {report['computes_in']}; what was written computes in float32.")
     print(f"It differs from the model by at most {report['difference']:.1e}, over three steps.")
     return 0

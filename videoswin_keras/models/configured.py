@@ -1,5 +1,6 @@
 """Models that are rebuilt from the arguments of their constructors."""
 
+from pathlib import Path
 from typing import Any, Self
 
 import keras
@@ -7,6 +8,8 @@ import keras
 from videoswin_keras.models import pixels
 from videoswin_keras.nn.composite import change_layers, changed_layers, changes_in
 from videoswin_keras.nn.layers import PixelNormalization
+
+_OF_KERAS = {"tensorflow": ("tf_saved_model", "onnx", "litert", "openvino"), "torch": ("torch",), "jax": ()}
 
 
 class Configured:
@@ -18,6 +21,7 @@ class Configured:
     name: str
     trainable: bool
     trainable_variables: list
+    input_shape: tuple
     _flatten_layers: Any  # of keras.Model, which every subclass is
     steps_per_execution: int
     train_function: Any
@@ -75,6 +79,45 @@ class Configured:
         for layer in self._flatten_layers():  # the models within, too
             if isinstance(layer, Configured):
                 layer._has_looked = True
+
+    def export(
+        self,
+        filepath: str | Path,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> dict[str, Any] | None:
+        """Writes a SavedModel ("tf_saved_model") or ONNX ("onnx"), on any backend, by `videoswin_keras.export.export`.
+
+        Other formats, and exports with other arguments, are Keras's, where it can: "litert" and "openvino" on
+        TensorFlow, "torch" on PyTorch.
+
+        Returns:
+            What `videoswin_keras.export.export` returns; None where Keras exports.
+
+        Raises:
+            ValueError: if it cannot be exported so, or what was written does not give what the model gives.
+        """
+        # Not at the top: Python warns of a program, which it is too, that its package has imported already.
+        from videoswin_keras.export import FORMATS, export
+
+        backend, is_functional = keras.backend.backend(), isinstance(self, ConfiguredModel)
+        of_keras = _OF_KERAS[backend] if is_functional or input_signature is not None else ()
+        if format in FORMATS and input_signature is None and not kwargs:
+            return export(self, filepath, format)
+        if format == "litert" and of_keras and input_signature is None and None in self.input_shape[1:]:
+            raise ValueError(
+                "LiteRT computes wrong numbers where sides vary. Build the model with all sides in `input_shape`. "
+                f"Received: {self.input_shape[1:]}."
+            )
+        if format in of_keras:
+            return super().export(filepath, format, verbose, input_signature, **kwargs)  # type: ignore[misc]
+        raise ValueError(
+            f"On {backend} a {type(self).__name__} can be exported as {', '.join(dict.fromkeys((*FORMATS, *of_keras)))}"
+            f"; with other arguments only as {', '.join(of_keras) or 'none'}. "
+            f"Received: format={format}, input_signature={input_signature}, {kwargs}."
+        )
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> Self:
