@@ -76,3 +76,19 @@ def test_draws_the_square_that_is_looked_at():
     assert abs(rows[0] + rows[-1] - 359) <= 1
     assert abs(columns[0] + columns[-1] - 639) <= 1
     assert (picture[180, 320] == 100).all()
+
+
+def test_several_classes_at_once():
+    """The names of those that are there, each in its colour; and a bar of each class in its third of the width."""
+    about = About("night", ("lying", "eating", "at the wall"), "night.mp4", 2.0, multi_label=True)
+    rows = [(0.75, 0.1, 0.5), (0.2, 0.1, 0.2), None]
+    results = [Result(index / 2, (index + 1) / 2, row, row, multi_label=True) for index, row in enumerate(rows)]
+    bands = [picture[360:] for picture in annotate(frames([0.0, 0.5, 1.0], (90, 160)), results, about, Sampler(2.0))]
+    named = [[has(band[:30], colour) for colour in RGB[:3]] for band in bands]
+    assert named == [[True, False, True], [False] * 3, [False] * 3]
+    assert not np.array_equal(bands[1][:30, :200], bands[2][:30, :200])  # none, unscored
+    for label, colour in enumerate(RGB[:3]):
+        for band, row in zip(bands[:2], rows[:2], strict=True):
+            there = np.flatnonzero((band[40] == colour).all(axis=-1))
+            assert abs(there[0] - (8 + 208 * label)) <= 1
+            assert abs(there[-1] - (8 + 208 * (label + row[label]))) <= 1

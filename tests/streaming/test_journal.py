@@ -177,3 +177,13 @@ def test_a_folder_of_other_things_is_left_alone(tmp_path, resume):
     with pytest.raises(FileExistsError, match=r"other files: results.csv"):
         Journal.open(tmp_path, SETTINGS, resume)
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_several_classes_at_once(tmp_path):
+    """Said in the settings; those of runs from before there were such models do not say it."""
+    for name, settings in (("old", SETTINGS), ("new", {**SETTINGS, "multi_label": True})):
+        saved(tmp_path / name, settings)
+        results = list(Journal.open(tmp_path / name, settings, resume=True).results())
+        assert {result.multi_label for result in results} == {name == "new"}
+    with pytest.raises(ValueError, match="multi_label: None there, True now"):
+        Journal.open(tmp_path / "old", {**SETTINGS, "multi_label": True}, resume=True)

@@ -10,7 +10,7 @@ import pytest
 
 from videoswin_keras.streaming import report
 from videoswin_keras.streaming.about import About, length_of_time
-from videoswin_keras.streaming.timeline import Bout, Result, bouts
+from videoswin_keras.streaming.timeline import Bout, Result, Timeline, timeline_of
 
 LABELS = ("standing <up>", "lying & awake", "asleep, $5$ $^$")
 
@@ -25,7 +25,7 @@ def recording(count=500, num_classes=3, seed=0):
         row = rng.dirichlet(np.where(np.arange(num_classes) == label, 20.0, 1.0))
         p = None if 100 <= index < 120 else tuple(row.tolist())
         results.append(Result(2.0 * index, 2.0 * index + 2, p, p))
-    return results, bouts((result.start, result.end, result.smoothed_label) for result in results)
+    return results, timeline_of(results)
 
 
 def about(labels=LABELS, started=None):
@@ -55,17 +55,17 @@ def test_figure():
     hypnogram, hypnodensity, matrix, times = (axes for part in figure.subfigs for axes in part.axes)
     assert [text.get_text() for text in hypnogram.get_yticklabels()] == list(LABELS)
     drawn = hypnogram.collections[0].get_segments()
-    expected = [(bout.start, bout.end, -bout.label) for bout in timeline if bout.label is not None]
+    expected = [(bout.start, bout.end, -bout.label) for bout in timeline.bouts if bout.label is not None]
     np.testing.assert_allclose([(line[0][0], line[1][0], line[0][1]) for line in drawn], expected)
     ticks = [text.get_text() for text in hypnogram.get_xticklabels()]
     assert ticks[:2] == ["23:50", "23:52"]
     assert "00:00" in ticks
-    (gap,) = [bout for bout in timeline if bout.label is None]
+    (gap,) = timeline.gaps
     for axes in (hypnogram, hypnodensity):
         spans = [patch for patch in axes.patches if getattr(patch, "get_width", float)() == gap.duration]
         assert [span.get_x() for span in spans] == [gap.start]
     counts = sum(int(text.get_text()) for text in matrix.texts)
-    assert counts == len(timeline) - 1 - 2  # none across the gap
+    assert counts == len(timeline.bouts) - 1 - 2  # none across the gap
     seconds = [60 * bar.get_width() for bar in times.patches]
     np.testing.assert_allclose(sum(seconds), 960)
 
@@ -117,13 +117,13 @@ def test_pictures_do_not_change_from_run_to_run():
 
 def test_names_in_letters_that_its_fonts_lack(recwarn):
     named = About("日本", ("眠", "b", "c"), "night.mp4", 4.0)
-    assert report.render(report.draw(report.Density([], 4.0, 3), [Bout(0.0, 4.0, 0)], named))
+    assert report.render(report.draw(report.Density([], 4.0, 3), Timeline([Bout(0.0, 4.0, 0)], 4.0), named))
     assert not recwarn.list
 
 
 def test_everything_unscored(tmp_path):
     results = [Result(0.0, 2.0, None), Result(2.0, 4.0, None)]
-    timeline = bouts((result.start, result.end, result.smoothed_label) for result in results)
+    timeline = timeline_of(results)
     picture = report.render(report.draw(report.Density(results, 4.0, 3), timeline, about()))
     report.write_html(tmp_path / "report.html", picture, timeline, about(), {})
     cells = Page((tmp_path / "report.html").read_text(encoding="utf-8")).cells
@@ -138,3 +138,28 @@ def test_everything_unscored(tmp_path):
 )
 def test_length_of_time(seconds, text):
     assert length_of_time(seconds) == text
+
+
+def test_several_classes_at_once(tmp_path):
+    """Bouts that overlap, a curve of each class, and shares that sum to 150 %; a second of no class, and a gap."""
+    rows = [(0.9, 0.8, 0.1), (0.9, 0.8, 0.1), (0.7, 0.2, 0.1), (0.1, 0.2, 0.3), None]
+    results = [Result(index, index + 1, row, row, multi_label=True) for index, row in enumerate(rows)]
+    timeline = timeline_of(results)
+    several = About("night", LABELS, "night.mp4", 4.0, multi_label=True)
+    figure = report.draw(report.Density(results, 5.0, 3), timeline, several)
+    hypnogram, curves, times = (axes for part in figure.subfigs for axes in part.axes)
+    (lines,) = hypnogram.collections  # the bouts, and no steps between them
+    drawn = [(line[0][0], line[1][0], line[0][1]) for line in lines.get_segments()]
+    assert drawn == [(0.0, 3.0, 0), (0.0, 2.0, -1)]
+    steps = [patch.get_data() for patch in curves.patches if hasattr(patch, "get_data")]
+    for label, step in enumerate(steps):
+        assert step.baseline is None
+        middles = np.searchsorted(step.edges, [0.5, 1.5, 2.5, 3.5, 4.5]) - 1
+        np.testing.assert_allclose(step.values[middles], [row[label] if row else np.nan for row in rows])
+    assert len(steps) == 3
+    assert [text.get_text() for text in times.texts] == [" 75%, 1 bout", " 50%, 1 bout", " 0%, 0 bouts"]
+    report.write_html(tmp_path / "report.html", report.render(figure), timeline, several, {})
+    cells = Page((tmp_path / "report.html").read_text(encoding="utf-8")).cells
+    for cell in ("5 s, of which 4 s scored.", "75.0%", "50.0%"):
+        assert cell in cells
+    assert "Transitions" not in cells

@@ -112,3 +112,16 @@ def test_recordings_shorter_than_the_size(count):
         np.testing.assert_allclose(centred_median(raw, size), expected)
         expected = [median(raw[max(0, index - size + 1) : index + 1]) for index in range(count)]
         np.testing.assert_allclose(causal(raw, size), expected)
+
+
+@pytest.mark.parametrize("size", [3, 9])
+def test_several_classes_at_once_are_smoothed_each_by_itself(size):
+    """Three classes whose medians sum to anything, one of which is almost never there."""
+    p = np.random.default_rng(0).uniform(size=(100, 3)) * (1.0, 0.5, 0.0)
+    p[50, 2] = 1.0
+    results = [Result(index, index + 1, tuple(row), multi_label=True) for index, row in enumerate(p)]
+    smoothed = np.array([result.smoothed for result in smooth(results, size, centred=True)])
+    inside = slice(size, 100 - size)
+    np.testing.assert_allclose(smoothed[inside], scipy.ndimage.median_filter(p, (size, 1))[inside])
+    nothing = [Result(index, index + 1, (0.0, 0.0), multi_label=True) for index in range(3)]
+    assert [result.smoothed for result in smooth(nothing, size)] == [(0.0, 0.0)] * 3

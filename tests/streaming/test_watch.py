@@ -16,7 +16,7 @@ from videoswin_keras.streaming.camera import Camera
 from videoswin_keras.streaming.journal import period_folder, periods
 from videoswin_keras.streaming.run import Run
 from videoswin_keras.streaming.stream import VideoStream
-from videoswin_keras.streaming.timeline import bouts
+from videoswin_keras.streaming.timeline import Timeline, bouts
 from videoswin_keras.streaming.watch import watch
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -173,7 +173,7 @@ def test_a_period_without_results_leaves_nothing(model, tmp_path):
         run, ended = run_of(stream, camera(0, start, count), folder), []
         list(watch(stream, [run], lambda run, error, to=ended: to.append(error or run.finish()), roll=24))
         assert ended
-        assert all(isinstance(end, list) for end in ended)
+        assert all(isinstance(end, Timeline) for end in ended)
         assert all((path / "report.html").exists() for path in periods(folder.parent))
 
 

@@ -15,11 +15,12 @@ import webvtt
 
 from videoswin_keras.streaming import writers
 from videoswin_keras.streaming.about import About, FileSpan
-from videoswin_keras.streaming.timeline import Bout, Result
+from videoswin_keras.streaming.timeline import Bout, Result, Timeline
 
 LABELS = ("awake", "sleep, deep <3 & more", "große Ruhe")
 BERLIN = ZoneInfo("Europe/Berlin")
-TIMELINE = [Bout(0.0, 8.0, 0), Bout(8.0, 36000.25, 1), Bout(36000.25, 36010.0, None), Bout(36010.0, 36012.125, 2)]
+BOUTS = [Bout(0.0, 8.0, 0), Bout(8.0, 36000.25, 1), Bout(36000.25, 36010.0, None), Bout(36010.0, 36012.125, 2)]
+TIMELINE = Timeline(BOUTS, 36012.125)
 RESULTS = [
     Result(0.0, 8.0, (0.75, 0.25, 0.0), (0.5, 0.5, 0.0)),
     Result(8.0, 10.0, (1 / 3, 1 / 3, 1 / 3), (0.0, 1.0, 0.0)),
@@ -99,9 +100,9 @@ def test_edf(tmp_path, about):
         about = replace(about, started=about.started.replace(microsecond=250_000))
     writers.write_edf(tmp_path / "annotations.edf", TIMELINE, about)
     annotations = mne.read_annotations(tmp_path / "annotations.edf")
-    np.testing.assert_allclose(annotations.onset, [bout.start for bout in TIMELINE])
-    np.testing.assert_allclose(annotations.duration, [bout.duration for bout in TIMELINE])
-    assert list(annotations.description) == [about.label(bout.label) for bout in TIMELINE]
+    np.testing.assert_allclose(annotations.onset, [bout.start for bout in BOUTS])
+    np.testing.assert_allclose(annotations.duration, [bout.duration for bout in BOUTS])
+    assert list(annotations.description) == [about.label(bout.label) for bout in BOUTS]
     file = edfio.read_edf(tmp_path / "annotations.edf")
     if about.started:
         assert datetime.combine(file.startdate, file.starttime) == about.started.replace(tzinfo=None)
@@ -134,27 +135,31 @@ def test_a_player_reads_the_subtitles(tmp_path, about):
     with av.open(str(tmp_path / "labels.vtt")) as container:
         packets = [packet for packet in container.demux(subtitles=0) if packet.size]
         times = [float(packet.pts * packet.time_base) for packet in packets]
-    assert times == [bout.start for bout in TIMELINE]
+    assert times == [bout.start for bout in BOUTS]
 
 
 def test_a_clock_that_was_never_set(tmp_path):
     """EDF+ has no date before 1985: none is better than no file."""
     writers.write_edf(
-        tmp_path / "a.edf", [Bout(0.0, 5.0, 0)], About("n", LABELS, "n", 4.0, started=datetime(1970, 1, 1, tzinfo=UTC))
+        tmp_path / "a.edf",
+        Timeline([Bout(0.0, 5.0, 0)], 5.0),
+        About("n", LABELS, "n", 4.0, started=datetime(1970, 1, 1, tzinfo=UTC)),
     )
     assert len(mne.read_annotations(tmp_path / "a.edf")) == 1
 
 
 def test_names_that_would_delimit_annotations(tmp_path):
     about = About("night", ("a\x14b\tc",), "night.mp4", 4.0)
-    writers.write_edf(tmp_path / "annotations.edf", [Bout(0.0, 5.0, 0)], about)
+    writers.write_edf(tmp_path / "annotations.edf", Timeline([Bout(0.0, 5.0, 0)], 5.0), about)
     assert list(mne.read_annotations(tmp_path / "annotations.edf").description) == [r"a\x14b\tc"]
 
 
 def test_nothing_to_write(tmp_path, about):
-    for write in (writers.write_csv, writers.write_jsonl, writers.write_bouts, writers.write_boris):
+    for write in (writers.write_csv, writers.write_jsonl):
         write(tmp_path / write.__name__, [], about)
-    writers.write_webvtt(tmp_path, [], about)
+    for write in (writers.write_bouts, writers.write_boris):
+        write(tmp_path / write.__name__, Timeline([], 0.0), about)
+    writers.write_webvtt(tmp_path, Timeline([], 0.0), about)
     assert webvtt.read(tmp_path / "labels.vtt").captions == []
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
@@ -170,8 +175,9 @@ HOSTILE = ("=HYPERLINK(1)", "+1", "@SUM(A1)", "-2", "line\n\nbreak --> 00:01", "
 
 def test_names_from_strangers_are_only_text(tmp_path):
     """No cell that a spreadsheet runs, no line or cue too many, no control character, no markup."""
-    timeline = [Bout(float(start), start + 1.0, start) for start in range(len(HOSTILE))]
-    results = [Result(bout.start, bout.end, tuple(np.eye(len(HOSTILE))[bout.label])) for bout in timeline]
+    bouts = [Bout(float(start), start + 1.0, start) for start in range(len(HOSTILE))]
+    results = [Result(bout.start, bout.end, tuple(np.eye(len(HOSTILE))[bout.label])) for bout in bouts]
+    timeline = Timeline(bouts, float(len(HOSTILE)))
     about = About("=night\x07", HOSTILE, "@night.mp4", 4.0, files=(FileSpan("=a\n.mp4", 0.0, 99.0, 99.0, "its name"),))
     writers.write_csv(tmp_path / "results.csv", results, about)
     writers.write_bouts(tmp_path / "bouts.csv", timeline, about)
@@ -185,7 +191,7 @@ def test_names_from_strangers_are_only_text(tmp_path):
         for row in csv.reader(text.splitlines()[skipped:]):
             assert not [cell for cell in row if cell[:1] in {"=", "+", "-", "@", "\t", "\r"}]
     captions = webvtt.read(tmp_path / "labels.vtt").captions
-    assert [caption.start_in_seconds for caption in captions] == [bout.start for bout in timeline]
+    assert [caption.start_in_seconds for caption in captions] == [bout.start for bout in bouts]
     assert captions[6].raw_text == "&lt;script&gt;"
     assert list(mne.read_annotations(tmp_path / "annotations.edf").description)[4:6] == [
         r"line\n\nbreak --> 00:01",
@@ -254,3 +260,51 @@ def test_subtitles_of_one_file_are_in_its_time(tmp_path):
     writers.write_webvtt(tmp_path, TIMELINE, about)
     assert [caption.start for caption in webvtt.read(tmp_path / "labels.vtt")][:2] == ["00:00:04.000", "00:00:12.000"]
     assert about.clock(span.start) == "-0:00:04"
+
+
+BARN = About("barn", ("lying", "eating", "at the wall"), "barn.mp4", 4.0, multi_label=True)
+AT_ONCE = Timeline([Bout(0.0, 6.0, 0), Bout(0.0, 2.0, 2), Bout(4.0, 8.0, 1), Bout(8.0, 9.0, None)], 12.0)
+
+
+def test_several_classes_at_once(tmp_path):
+    """Bouts overlap in every format; from 9 to 12 s no class is there."""
+    writers.write_bouts(tmp_path / "bouts.csv", AT_ONCE, BARN)
+    table = pandas.read_csv(tmp_path / "bouts.csv", skiprows=1)
+    rows = list(zip(table.start_s, table.end_s, table.label, strict=True))
+    assert rows == [(0, 6, "lying"), (0, 2, "at the wall"), (4, 8, "eating"), (8, 9, "unscored")]
+    writers.write_edf(tmp_path / "annotations.edf", AT_ONCE, BARN)
+    read = mne.read_annotations(tmp_path / "annotations.edf")
+    found = sorted(zip(read.onset, read.onset + read.duration, read.description, strict=True))
+    assert found == sorted(rows)
+    writers.write_webvtt(tmp_path, AT_ONCE, BARN)
+    captions = webvtt.read(tmp_path / "labels.vtt").captions
+    assert [(c.start_in_seconds, c.end_in_seconds, c.raw_text) for c in captions] == rows
+    writers.write_boris(tmp_path / "boris.csv", AT_ONCE, BARN)
+    table = pandas.read_csv(tmp_path / "boris.csv")
+    assert list(zip(table["Start (s)"], table["Stop (s)"], table["Behavior"], strict=True)) == rows[:3]
+    assert set(table["Observation duration by subject by observation"]) == set(table["Media duration (s)"]) == {12.0}
+    writers.write_edf(tmp_path / "annotations.edf", Timeline([], 12.0), BARN)
+    (only,) = mne.read_annotations(tmp_path / "annotations.edf")
+    assert (only["onset"], only["duration"], only["description"]) == (0, 12, "none")
+
+
+def test_results_of_several_classes_at_once(tmp_path):
+    rows = [((0.9, 0.1, 0.5), (0.2, 0.6, 0.1)), ((0.2, 0.2, 0.2), (0.2, 0.2, 0.2)), (None, None)]
+    results = [Result(index, index + 1, *row, multi_label=True) for index, row in enumerate(rows)]
+    writers.write_csv(tmp_path / "results.csv", results, BARN)
+    table = pandas.read_csv(tmp_path / "results.csv", skiprows=1)
+    assert list(table.label) == ["lying + at the wall", "none", "unscored"]
+    assert list(table.smoothed_label) == ["eating", "none", "unscored"]
+    writers.write_jsonl(tmp_path / "results.jsonl", results, BARN)
+    header, *lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [line["label"] for line in lines] == [["lying", "at the wall"], [], None]
+    assert [line["smoothed_label"] for line in lines] == [["eating"], [], None]
+    assert "at least 0.5" in header["meaning"]
+
+
+def test_names_of_classes_that_mean_something_else():
+    with pytest.raises(ValueError, match="'unscored'"):
+        About("night", ("up", "unscored"), "n", 4.0)
+    with pytest.raises(ValueError, match="'none'"):
+        About("night", ("up", "none"), "n", 4.0, multi_label=True)
+    assert About("night", ("up", "none"), "n", 4.0).named((1,)) == "none"

@@ -82,7 +82,7 @@ def stream(options: argparse.Namespace) -> int:
             **arguments,
             "zone": str(clocks.read_zone(options.zone)),
         }
-        template = About("", tuple(labels), "", stream.fps, stream.clip_frames)
+        template = About("", tuple(labels), "", stream.fps, stream.clip_frames, multi_label=stream.multi_label)
         if is_camera:
             return _watch(stream, sources, template, settings, options)
         settings |= {"batch_size": batch_size}
@@ -159,13 +159,13 @@ def _finish(run: Any, with_video: bool = False) -> None:
     """Writes the files of a recording or a camera, and prints what they say."""
     timeline = run.finish(with_video, progress=True)
     about = run.about
-    print(f"{about.name}: {length_of_time(timeline[-1].end)}, see {run.folder}")
+    print(f"{about.name}: {length_of_time(timeline.duration)}, see {run.folder}")
     shares = [summary.share for summary in summarise(timeline, len(about.labels))]
     for share, label in sorted(zip(shares, about.labels, strict=True), reverse=True)[:10]:
         if share:
             print(f"  {100 * share:6.2f} % of what is scored  {printable(label)}")
-    if unscored := sum(bout.duration for bout in timeline if bout.label is None):
-        print(f"  {length_of_time(unscored)} of it unscored")
+    if timeline.unscored:
+        print(f"  {length_of_time(timeline.unscored)} of it unscored")
     for problem in about.problems:
         print(f"  {about.clock(problem.at)} {problem.file} {problem.what}")
 
@@ -279,12 +279,12 @@ def _camera_run(
 
 
 def _print_live(run: Any, result: Any, prefix: str) -> None:
-    camera = run.source
-    sure = "" if result.smoothed is None else f"{max(result.smoothed):5.0%}"
+    camera, about = run.source, run.about
+    there = [f"{about.label(label)} {result.smoothed[label]:5.0%}" for label in result.smoothed_labels or ()]
+    what = printable(" + ".join(there) or f"{about.named(result.smoothed_labels)} ")
     state = f"{camera.clock() - run.state.sampler.position:.1f} s behind"
     state += f", {lost}" if (lost := camera.lost_in_words()) else ""
-    label = printable(run.about.label(result.smoothed_label))
-    print(f"{prefix}{run.about.clock(result.end)}  {label} {sure}  ({state})", flush=True)
+    print(f"{prefix}{about.clock(result.end)}  {what}  ({state})", flush=True)
 
 
 def _sources(options: argparse.Namespace) -> list[Source]:

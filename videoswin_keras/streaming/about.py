@@ -1,17 +1,22 @@
 """What a recording is, beside its results: its name, its classes, its clock, its files, and what is wrong with them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from videoswin_keras.streaming.clocks import add_seconds
+from videoswin_keras.streaming.timeline import THRESHOLD
 
-UNSCORED = "unscored"
+UNSCORED, NONE = "unscored", "none"
 # Kinds of problems.
 LEFT_OUT, CUT_OFF, OVERLAP, DAMAGED, CLOCK = "left out", "cut off", "overlap", "damaged", "clock"
 # Said in the header of every file of results.
 MEANING = (
     "Each result stands for the seconds from its start to its end, counted from the first frame of the recording; the "
     "model saw the clip of {clip:g} s that ends there. Unscored: frames are missing in that clip."
+)
+_SEVERAL = (
+    f" Several classes can be there at once, or none: a class is there if its probability is at least {THRESHOLD:g}."
 )
 
 
@@ -64,9 +69,10 @@ class About:
         started: When its first frame was taken, with the zone whose clocks people read; None if it is not known.
         files: Where each file lies in the recording, in order; empty for a camera.
         problems: What is wrong with the files.
+        multi_label: Whether the classes are there or not each by itself.
 
     Raises:
-        ValueError: if a class is called "unscored", or `started` has no zone.
+        ValueError: if a class is called "unscored", or with `multi_label` "none", or `started` has no zone.
     """
 
     name: str
@@ -77,21 +83,28 @@ class About:
     started: datetime | None = None
     files: tuple[FileSpan, ...] = ()
     problems: tuple[Problem, ...] = ()
+    multi_label: bool = False
 
     def __post_init__(self) -> None:
         if UNSCORED in self.labels:
             raise ValueError(f"No class may be called {UNSCORED!r}: that is what a gap is called in the files.")
+        if self.multi_label and NONE in self.labels:
+            raise ValueError(f"No class may be called {NONE!r}: the files say so where none of the classes is there.")
         if self.started is not None and self.started.tzinfo is None:
             raise ValueError(f"`started` must have a time zone. Received: {self.started!r}.")
 
     @property
     def meaning(self) -> str:
-        """Which seconds a result stands for, in two sentences."""
-        return MEANING.format(clip=self.clip_frames / self.fps)
+        """Which seconds a result stands for, in a few sentences."""
+        return MEANING.format(clip=self.clip_frames / self.fps) + _SEVERAL * self.multi_label
 
     def label(self, index: int | None) -> str:
         """Returns the name of a class; "unscored" for None."""
         return UNSCORED if index is None else self.labels[index]
+
+    def named(self, indices: Sequence[int] | None) -> str:
+        """Returns the names of the classes that are there: "lying + eating", "none"; "unscored" for None."""
+        return UNSCORED if indices is None else " + ".join(map(self.label, indices)) or NONE
 
     def moment(self, seconds: float) -> datetime | None:
         """Returns the moment that many seconds after the start, by the clocks of its zone; None if not known."""

@@ -1,6 +1,7 @@
 """Draws what is known about a recording into its pictures: label, probabilities, clock."""
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +20,7 @@ with optional.needed("Annotating videos", "cv2"):
 _BAND = 56  # pixels below the picture
 _LONGER_SIDE = 640  # pixels of a picture
 _SQUARE = (255, 255, 0)
+_GREY = "#969696"
 
 
 def annotate(
@@ -88,19 +90,42 @@ def _band(width: int, result: Result | None, about: About, seconds: float) -> np
     clock = about.clock(seconds)
     room = width - 16 - draw.textlength(clock, _font())
     draw.text((room + 8, 6), clock, (200, 200, 200), _font())
-    label = None if result is None else result.smoothed_label
-    name = printable(about.label(label))
-    while name and draw.textlength(name, _font()) > room:
-        name = name[:-1]
-    draw.text((8, 6), name, "#969696" if label is None else COLOURS[label % len(COLOURS)], _font())
+    left = 8.0
+    for name, colour in _names(None if result is None else result.smoothed_labels, about):
+        while name and left - 8 + draw.textlength(name, _font()) > room:
+            name = name[:-1]
+        draw.text((left, 6), name, colour, _font())
+        left += draw.textlength(name, _font())
     if result is not None and result.probabilities is not None:
-        left = 8.0
-        for index, probability in enumerate(result.probabilities):
-            right = left + probability * (width - 16)
-            if round(right) > round(left):
-                draw.rectangle((round(left), 34, round(right) - 1, 46), fill=COLOURS[index % len(COLOURS)])
-            left = right
+        _draw_bars(draw, result.probabilities, width, about.multi_label)
     return np.asarray(image)
+
+
+def _names(labels: tuple[int, ...] | None, about: About) -> list[tuple[str, str]]:
+    """Returns what is written above the bar, piece by piece, each with its colour."""
+    if not labels:
+        return [(about.named(labels), _GREY)]
+    pieces = [[(" + ", _GREY), (printable(about.label(label)), _colour(label))] for label in labels]
+    return list(itertools.chain.from_iterable(pieces))[1:]
+
+
+def _draw_bars(draw: Any, probabilities: Sequence[float], width: int, multi_label: bool) -> None:
+    """Draws one bar of all classes, or beside each other one of each class within a frame of its own."""
+    left, whole = 8.0, float(width - 16)
+    if multi_label:
+        whole /= len(probabilities)
+    for index, probability in enumerate(probabilities):
+        right = left + probability * whole
+        if round(right) > round(left):
+            draw.rectangle((round(left), 34, round(right) - 1, 46), fill=_colour(index))
+        if multi_label:
+            right = left + whole
+            draw.rectangle((round(left), 34, round(right) - 1, 46), outline=_GREY)
+        left = right
+
+
+def _colour(label: int) -> str:
+    return COLOURS[label % len(COLOURS)]
 
 
 @lru_cache(maxsize=1)

@@ -65,7 +65,7 @@ class Journal:
         Args:
             folder: Made if it is not there.
             settings: What the results depend on, as plain JSON values: kept in `settings.json`. Under "files", what
-                tells the files of the recording from others.
+                tells the files of the recording from others; under "multi_label", true if its results are so.
             resume: Whether to go on with the journal that is there, if there is one.
 
         Raises:
@@ -144,9 +144,10 @@ class Journal:
 
     def records(self) -> Iterator[Record]:
         """Yields all records so far, from the file."""
+        multi_label = self.kept.get("multi_label", False)
         for number, (_, line) in enumerate(self._lines(), start=1):
             try:
-                yield _decoded(line)
+                yield _decoded(line, multi_label)
             except (ValueError, TypeError, KeyError) as error:
                 raise _damaged(self.folder, f"line {number} of its journal is none: {error}") from error
 
@@ -246,12 +247,13 @@ def _encoded(record: Record) -> bytes:
     return json.dumps({"record": type(record).__name__, **asdict(record)}).encode()
 
 
-def _decoded(line: bytes) -> Record:
+def _decoded(line: bytes, multi_label: bool) -> Record:
     content = json.loads(line)
     if isinstance(content, dict):
         return _KINDS[content.pop("record")](**content)
     start, end, probabilities = content
-    return Result(float(start), float(end), probabilities and tuple(map(float, probabilities)))
+    scores = probabilities and tuple(map(float, probabilities))
+    return Result(float(start), float(end), scores, multi_label=multi_label)
 
 
 def _checksum_of(arrays: dict[str, np.ndarray]) -> str:

@@ -16,7 +16,7 @@ from videoswin_keras import optional
 from videoswin_keras.atomic import replacing
 from videoswin_keras.streaming.about import About, length_of_time
 from videoswin_keras.streaming.clocks import seconds_after
-from videoswin_keras.streaming.timeline import Bout, ClassSummary, Result, summarise, transitions
+from videoswin_keras.streaming.timeline import THRESHOLD, ClassSummary, Result, Timeline, summarise, transitions
 from videoswin_keras.text import printable
 
 COLUMNS = 1500  # of the hypnodensity; a longer recording has several results in one
@@ -57,8 +57,11 @@ class Density:
         self.probabilities = sums / np.where(counts, counts, np.nan)[:, None]
 
 
-def draw(density: Density, timeline: Sequence[Bout], about: About) -> Any:
-    """Returns a matplotlib figure: hypnogram, hypnodensity, transitions, time per class. It is not shown."""
+def draw(density: Density, timeline: Timeline, about: About) -> Any:
+    """Returns a matplotlib figure: hypnogram, hypnodensity, transitions, time per class. It is not shown.
+
+    Of classes that are there or not each by itself there are curves in place of the hypnodensity, and no transitions.
+    """
     with optional.needed("Drawing a report", "matplotlib"):
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -68,33 +71,35 @@ def draw(density: Density, timeline: Sequence[Bout], about: About) -> Any:
         return _draw(FigureCanvasAgg(Figure(figsize=(13, 9), layout="constrained")).figure, density, timeline, about)
 
 
-def _draw(figure: Any, density: Density, timeline: Sequence[Bout], about: About) -> Any:
+def _draw(figure: Any, density: Density, timeline: Timeline, about: About) -> Any:
     summaries = summarise(timeline, len(about.labels))
     drawn = sorted(sorted(range(len(summaries)), key=lambda label: -summaries[label].seconds)[:MOST_CLASSES])
     colours = dict(zip(drawn, COLOURS[: len(drawn)], strict=True))
 
     figure.suptitle(f"{printable(about.name)} · {length_of_time(density.edges[-1])}")
     over_time, totals = figure.subfigures(2, 1, height_ratios=(2, 1.2))
-    hypnogram, hypnodensity = over_time.subplots(2, 1)
+    hypnogram, probabilities = over_time.subplots(2, 1)
     _draw_hypnogram(hypnogram, timeline, about, colours)
-    _draw_hypnodensity(hypnodensity, density, about, colours)
-    for axes in (hypnogram, hypnodensity):
-        for bout in timeline:
-            if bout.label is None:
-                axes.axvspan(bout.start, bout.end, color=_GAP_COLOUR, linewidth=0)
+    (_draw_curves if about.multi_label else _draw_hypnodensity)(probabilities, density, about, colours)
+    for axes in (hypnogram, probabilities):
+        for gap in timeline.gaps:
+            axes.axvspan(gap.start, gap.end, color=_GAP_COLOUR, linewidth=0)
         axes.set_xlim(0, density.edges[-1])
         _label_time(axes, density.edges[-1], about)
-    matrix, times = totals.subplots(1, 2, width_ratios=(1, 1.6))
-    _draw_transitions(matrix, transitions(timeline, len(about.labels))[np.ix_(drawn, drawn)], about, drawn)
+    if about.multi_label:
+        times = totals.subplots()
+    else:
+        matrix, times = totals.subplots(1, 2, width_ratios=(1, 1.6))
+        _draw_transitions(matrix, transitions(timeline, len(about.labels))[np.ix_(drawn, drawn)], about, drawn)
     _draw_times(times, summaries, about, colours)
-    for axes in (hypnogram, hypnodensity, times):
+    for axes in (hypnogram, probabilities, times):
         axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def _draw_hypnogram(axes: Any, timeline: Sequence[Bout], about: About, colours: dict[int, str]) -> None:
+def _draw_hypnogram(axes: Any, timeline: Timeline, about: About, colours: dict[int, str]) -> None:
     heights = {label: -position for position, label in enumerate(colours)}
-    shown = [(bout, bout.label) for bout in timeline if bout.label is not None and bout.label in heights]
+    shown = [(bout, bout.label) for bout in timeline.bouts if bout.label is not None and bout.label in heights]
     axes.hlines(
         [heights[label] for _, label in shown],
         [bout.start for bout, _ in shown],
@@ -105,7 +110,7 @@ def _draw_hypnogram(axes: Any, timeline: Sequence[Bout], about: About, colours: 
     steps = [
         (one.end, heights[label], heights[next_label])
         for (one, label), (following, next_label) in itertools.pairwise(shown)
-        if one.end == following.start
+        if one.end == following.start and not about.multi_label
     ]
     if steps:
         axes.vlines(*zip(*steps, strict=True), color="0.4", linewidth=0.7)
@@ -120,11 +125,19 @@ def _draw_hypnodensity(axes: Any, density: Density, about: About, colours: dict[
         top = base + density.probabilities[:, label]
         axes.stairs(top, density.edges, baseline=base, fill=True, color=colour)
         base = top
-    is_rest = len(colours) < len(about.labels)
-    if is_rest:
+    if is_rest := len(colours) < len(about.labels):
         axes.stairs(np.where(np.isnan(base), base, 1.0), density.edges, baseline=base, fill=True, color="0.9")
     axes.set_ylim(0, 1)
     note = "; all others in light grey" if is_rest else ""
+    axes.set_title(f"probability of each class (colours as above{note})", loc="left", fontsize="medium")
+
+
+def _draw_curves(axes: Any, density: Density, about: About, colours: dict[int, str]) -> None:
+    for label, colour in colours.items():
+        axes.stairs(density.probabilities[:, label], density.edges, baseline=None, color=colour)
+    axes.axhline(THRESHOLD, color="0.4", linewidth=0.7, linestyle="--")
+    axes.set_ylim(-0.02, 1.02)
+    note = "; others are not drawn" if len(colours) < len(about.labels) else ""
     axes.set_title(f"probability of each class (colours as above{note})", loc="left", fontsize="medium")
 
 
@@ -169,7 +182,7 @@ def write_png(path: Path, picture: bytes) -> None:
         temporary.write_bytes(picture)
 
 
-def write_html(path: Path, picture: bytes, timeline: Sequence[Bout], about: About, notes: dict[str, str]) -> None:
+def write_html(path: Path, picture: bytes, timeline: Timeline, about: About, notes: dict[str, str]) -> None:
     """Writes one page that needs nothing else: the picture, what went wrong, then tables, and the settings last.
 
     Args:
@@ -189,23 +202,20 @@ def write_html(path: Path, picture: bytes, timeline: Sequence[Bout], about: Abou
         )
         for label in seen
     ]
-    counts = transitions(timeline, len(about.labels))
-    from_to = [(about.labels[row], *(str(counts[row, column]) for column in seen)) for row in seen]
     files = [
         (span.file, about.when(span.start), length_of_time(span.end - span.start), span.source) for span in about.files
     ]
     about_rows = {"source": about.source, "results": about.meaning, **notes}
     sections = [
         f"<h1>{_escaped(about.name)}</h1>",
-        f"<p>{_escaped(_summary(timeline, about, sum(summary.seconds for summary in summaries)))}</p>",
+        f"<p>{_escaped(_summary(timeline, about))}</p>",
         f'<img alt="hypnogram, probabilities, transitions and time per class" src="data:image/png;base64,'
         f'{base64.b64encode(picture).decode()}">',
         "<h2>What went wrong</h2>",
         *_what_went_wrong(timeline, about),
         "<h2>Time per class</h2>",
         _table(("class", "time", "share of what is scored", "bouts", "mean bout", "longest bout"), per_class),
-        "<h2>Transitions</h2>",
-        _table(("from \\ to", *(about.labels[label] for label in seen)), from_to),
+        *_transitions(timeline, about, seen),
         *(["<h2>Files</h2>", _table(("file", "begins", "lasts", "known from"), files)] if files else []),
         "<h2>How this was made</h2>",
         _table((), list(about_rows.items())),
@@ -238,16 +248,27 @@ td {{ overflow-wrap: anywhere; min-width: 4rem }}
         temporary.write_text(page, encoding="utf-8")
 
 
-def _summary(timeline: Sequence[Bout], about: About, known: float) -> str:
-    total = timeline[-1].end if timeline else 0.0
+def _summary(timeline: Timeline, about: About) -> str:
     begins = "" if about.started is None else f"Begins {about.started.isoformat(' ', 'seconds')}. "
-    return f"{begins}{length_of_time(total)}, of which {length_of_time(known)} scored."
+    return f"{begins}{length_of_time(timeline.duration)}, of which {length_of_time(timeline.scored)} scored."
 
 
-def _what_went_wrong(timeline: Sequence[Bout], about: About) -> list[str]:
+def _transitions(timeline: Timeline, about: About, seen: Sequence[int]) -> list[str]:
+    """Returns a table of how often one class follows on another, or a sentence why there is none."""
+    if about.multi_label:
+        return [
+            "<p>Several classes can be there at once: their shares may sum to more than 100 %, and there are no "
+            "transitions from one to another.</p>"
+        ]
+    counts = transitions(timeline, len(about.labels))
+    from_to = [(about.labels[row], *(str(counts[row, column]) for column in seen)) for row in seen]
+    return ["<h2>Transitions</h2>", _table(("from \\ to", *(about.labels[label] for label in seen)), from_to)]
+
+
+def _what_went_wrong(timeline: Timeline, about: About) -> list[str]:
     """Returns tables of what is wrong with the files and of what is not scored, or a sentence in their place."""
     problems = [(about.when(problem.at), problem.file, problem.what) for problem in about.problems]
-    gaps = [(about.when(bout.start), length_of_time(bout.duration)) for bout in timeline if bout.label is None]
+    gaps = [(about.when(gap.start), length_of_time(gap.duration)) for gap in timeline.gaps]
     if not problems and not gaps:
         return ["<p>Nothing: every file was read to its end, and every stretch is scored.</p>"]
     return [

@@ -24,7 +24,7 @@ from videoswin_keras.streaming.journal import Journal, read_settings
 from videoswin_keras.streaming.recording import Recording
 from videoswin_keras.streaming.smoothing import Smoother, smooth
 from videoswin_keras.streaming.stream import Feed, StreamState, VideoStream
-from videoswin_keras.streaming.timeline import Bout, Result, bouts
+from videoswin_keras.streaming.timeline import Result, Timeline, timeline_of
 from videoswin_keras.video.decode import VideoError
 from videoswin_keras.video.encode import write_video
 
@@ -65,7 +65,7 @@ class Run:
         state: StreamState | None = None,
     ):
         self.stream, self.source = stream, source
-        self.about = replace(about, fps=stream.fps, clip_frames=stream.clip_frames)
+        self.about = replace(about, fps=stream.fps, clip_frames=stream.clip_frames, multi_label=stream.multi_label)
         self.folder, self.save_every = Path(folder), save_every
         self.longest_hold = longest_hold or stream.longest_hold
         self.zone = zone or LocalZone()
@@ -81,6 +81,8 @@ class Run:
                     raise ValueError(f"{self.folder} is of another recording. {error} Choose another --out.") from error
                 self.longest_hold = kept["longest_hold"]  # the files that came since may have another
         self.settings = {**settings, "source": about.source, "longest_hold": self.longest_hold, "files": files}
+        if stream.multi_label:  # else nothing is said, as before there were such models
+            self.settings["multi_label"] = True
         self._journal = Journal.open(self.folder, self.settings, resume)
         self._restore(state)
         if grown or (kept is not None and isinstance(source, Camera)):
@@ -287,8 +289,8 @@ class Run:
             moment = datetime.fromtimestamp(self.state.sampler.origin + self._offset, self.zone)
             self.about = replace(self.about, started=moment)
 
-    def finish(self, with_video: bool = False, progress: bool = False) -> list[Bout]:
-        """Writes the final files, and returns the bouts.
+    def finish(self, with_video: bool = False, progress: bool = False) -> Timeline:
+        """Writes the final files, and returns what the results add up to.
 
         Args:
             with_video: Whether to write the annotated video too; of a `Recording` only.
@@ -299,15 +301,14 @@ class Run:
         def results() -> Iterator[Result]:
             return smooth(self._journal.results(), self.stream.smooth, self.stream.centred)
 
-        timeline = bouts((result.start, result.end, result.smoothed_label) for result in results())
-        if not timeline:
+        timeline = timeline_of(results())
+        if not timeline.duration:
             raise VideoError(f"There are no results in {self.folder}.")
         if isinstance(self.source, Camera):
             what = self.source.problems()
             if self.state.sampler.shift:  # of one that was gone on with
                 what.append(f"the clock was set back by {self.state.sampler.shift:.1f} s: times go on as before")
-            end = timeline[-1].end
-            problems = tuple(Problem(self.about.source, DAMAGED, problem, end) for problem in what)
+            problems = tuple(Problem(self.about.source, DAMAGED, problem, timeline.duration) for problem in what)
             self.about = replace(self.about, problems=problems)
 
         def write() -> None:
@@ -318,7 +319,7 @@ class Run:
             writers.write_boris(folder / "boris.csv", timeline, about)
             writers.write_edf(folder / "annotations.edf", timeline, about)
             writers.write_webvtt(folder, timeline, about)
-            density = report.Density(results(), timeline[-1].end, len(about.labels))
+            density = report.Density(results(), timeline.duration, len(about.labels))
             picture = report.render(report.draw(density, timeline, about))
             report.write_png(folder / "report.png", picture)
             notes = {name: str(value) for name, value in self.settings.items() if not isinstance(value, list)}
@@ -336,8 +337,8 @@ class Run:
 
         outcome = {
             "started": self.about.iso(0.0) or None,
-            "seconds": timeline[-1].end,
-            "unscored_seconds": sum(bout.duration for bout in timeline if bout.label is None),
+            "seconds": timeline.duration,
+            "unscored_seconds": timeline.unscored,
             "recordings": [asdict(span) for span in self.about.files],
             "problems": [asdict(problem) for problem in self.about.problems],
         }

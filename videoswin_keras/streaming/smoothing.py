@@ -19,24 +19,27 @@ def check_size(size: int) -> int:
     return size
 
 
-def median(probabilities: np.ndarray) -> np.ndarray:
+def median(probabilities: np.ndarray, multi_label: bool = False) -> np.ndarray:
     """Returns the median of each class over some results, scaled to sum to 1.
 
     Args:
         probabilities: (results, classes) in 0–1, at least one result.
+        multi_label: Whether the classes are there or not each by itself: their medians are then left as they are.
 
     Returns:
-        (classes,) in 0–1, float64. Where the medians of all classes are zero (each result is sure, and no two of the
-        same class) the mean takes their place.
+        (classes,) in 0–1, float64. Where the medians of all classes that exclude each other are zero (each result is
+        sure, and no two of the same class) the mean takes their place.
     """
     medians = np.median(np.asarray(probabilities, "float64"), axis=0)
+    if multi_label:
+        return medians
     if not medians.any():
         medians = np.mean(probabilities, axis=0, dtype="float64")
     return medians / medians.sum()
 
 
 def smooth(results: Iterable[Result], size: int = 9, centred: bool = False) -> Iterator[Result]:
-    """Yields the results with `smoothed` filled in: the median over some of them, scaled to sum to 1.
+    """Yields the results with `smoothed` filled in: the median over some of them, as `median` gives it.
 
     A flicker shorter than half the size does not show. A lasting change shows half the size late, or, centred, where
     it is. Gaps stay gaps, and nothing beyond one counts; at both ends those results that are there do.
@@ -97,4 +100,4 @@ class Smoother:
         since = itertools.takewhile(lambda other: other.probabilities is not None, around[index:])
         counting = [*itertools.islice(until, self._before), *itertools.islice(since, self._after + 1)]
         rows = np.array([other.probabilities for other in counting])
-        return replace(result, smoothed=tuple(median(rows).tolist()))
+        return replace(result, smoothed=tuple(median(rows, result.multi_label).tolist()))

@@ -15,7 +15,7 @@ import numpy as np
 from keras import ops
 
 from videoswin_keras.classification import as_input
-from videoswin_keras.models.outputs import class_names, probabilities, with_classes
+from videoswin_keras.models.outputs import class_names, is_multi_label, probabilities, with_classes
 from videoswin_keras.models.recurrent import RecurrentVideoSwin, flatten
 from videoswin_keras.prefetch import at_once, prefetched
 from videoswin_keras.streaming.frames import Missing, Sampler
@@ -146,6 +146,7 @@ class VideoStream:
         self.short_side, self.crop = short_side, crop
         self.batch_size, self.longest_hold = batch_size, longest_hold
         self._classifier, self._model = classifier, model
+        self.multi_label = is_multi_label(classifier)
         self._before: keras.Model = model
         self._after: keras.Model | None = None
         self._projections: list[keras.Model] = []
@@ -226,7 +227,7 @@ class VideoStream:
             if number % 64 == 63:
                 gc.collect()  # what `_garbage_removed` leaves to collections that it keeps from coming by themselves
             clips = [clip for _, _, clip in batch if clip is not None]
-            yield _results(batch, iter(self._score(clips, [state] * len(clips))))
+            yield self._results(batch, iter(self._score(clips, [state] * len(clips))))
 
     def together(self, feeds: Sequence[Feed]) -> Iterator[tuple[int, list[Result] | Exception | None]]:
         """Yields the results of several live streams as they come; advances the state of each as `batches` does.
@@ -265,7 +266,7 @@ class VideoStream:
                     continue
                 own = list(itertools.islice(scores, sum(clip is not None for _, _, clip in read[0])))
                 try:
-                    results: list[Result] | Exception = _results(read[0], iter(own))
+                    results: list[Result] | Exception = self._results(read[0], iter(own))
                 except ValueError as error:
                     results = error
                 yield number, results
@@ -285,7 +286,7 @@ class VideoStream:
         scores: list[tuple[float, ...]] = []
         for batch in _batches((clip for _, _, clip in clips if clip is not None), self.batch_size):
             scores += self._score(batch, [state] * len(batch))
-        return _results(clips, iter(scores))
+        return self._results(clips, iter(scores))
 
     def _read(
         self,
@@ -359,6 +360,24 @@ class VideoStream:
                 outputs = np.concatenate([self._step(self._after, tokens[None], [state]) for tokens, state in steps])
         return [tuple(row.tolist()) for row in probabilities(self._classifier, outputs)]
 
+    def _results(self, clips: Iterable[Clip], scores: Iterator[tuple[float, ...]]) -> list[Result]:
+        """Returns the result of each clip, of which those that are scored take the next of the scores.
+
+        Raises:
+            ValueError: if one is no number.
+        """
+        results = [
+            Result(start, end, None if clip is None else next(scores), multi_label=self.multi_label)
+            for start, end, clip in clips
+        ]
+        for result in results:
+            if wrong := [number for number in result.probabilities or () if not math.isfinite(number)]:
+                raise ValueError(
+                    f"The model gives {wrong[0]} for a clip that ends at {result.end:.1f} s. Are its weights sound, "
+                    f"and its dtype wide enough?"
+                )
+        return results
+
     def _step(
         self, after: keras.Model, tokens: np.ndarray, states: list[StreamState], batch_size: int = 1
     ) -> np.ndarray:
@@ -404,22 +423,6 @@ def _garbage_removed() -> Iterator[None]:
         gc.collect(0)  # only what is young: a full collection takes a tenth of a second
         if was_enabled:
             gc.enable()
-
-
-def _results(clips: Iterable[Clip], scores: Iterator[tuple[float, ...]]) -> list[Result]:
-    """Returns the result of each clip, of which those that are scored take the next of the scores.
-
-    Raises:
-        ValueError: if one is no number.
-    """
-    results = [Result(start, end, None if clip is None else next(scores)) for start, end, clip in clips]
-    for result in results:
-        if wrong := [number for number in result.probabilities or () if not math.isfinite(number)]:
-            raise ValueError(
-                f"The model gives {wrong[0]} for a clip that ends at {result.end:.1f} s. Are its weights sound, and "
-                f"its dtype wide enough?"
-            )
-    return results
 
 
 def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

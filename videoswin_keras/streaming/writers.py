@@ -12,8 +12,8 @@ from typing import IO, Any
 
 from videoswin_keras import optional
 from videoswin_keras.atomic import replacing
-from videoswin_keras.streaming.about import About, FileSpan
-from videoswin_keras.streaming.timeline import Bout, Result
+from videoswin_keras.streaming.about import NONE, About, FileSpan
+from videoswin_keras.streaming.timeline import Bout, Result, Timeline
 from videoswin_keras.text import printable, spreadsheet_safe
 
 
@@ -41,8 +41,8 @@ def csv_row(result: Result, about: About) -> list[str]:
         _seconds(result.start),
         _seconds(result.end),
         *_place(result.start, about),
-        spreadsheet_safe(about.label(result.label)),
-        spreadsheet_safe(about.label(result.smoothed_label)),
+        spreadsheet_safe(about.named(result.labels)),
+        spreadsheet_safe(about.named(result.smoothed_labels)),
         "" if result.uncertainty is None else f"{result.uncertainty:.4f}",
         *probabilities,
     ]
@@ -56,10 +56,18 @@ def _place(seconds: float, about: About) -> list[str]:
 
 
 def write_jsonl(path: Path, results: Iterable[Result], about: About) -> None:
-    """Writes one JSON object per line: what the recording is, then each result; null where nothing is known."""
+    """Writes one JSON object per line: what the recording is, then each result; null where nothing is known.
+
+    Of classes that are there or not each by itself, labels are lists of names.
+    """
 
     def rounded(values: tuple[float, ...] | None) -> list[float] | None:
         return None if values is None else [round(value, 6) for value in values]
+
+    def names(labels: tuple[int, ...] | None) -> str | list[str] | None:
+        if labels is None:
+            return None
+        return [about.labels[label] for label in labels] if about.multi_label else about.named(labels)
 
     header = {
         "recording": about.name,
@@ -80,8 +88,8 @@ def write_jsonl(path: Path, results: Iterable[Result], about: About) -> None:
                 "time": about.iso(result.start) or None,
                 "file": None if span is None else span.file,
                 "file_start": None if span is None else round(result.start - span.start, 6),
-                "label": None if result.label is None else about.labels[result.label],
-                "smoothed_label": None if result.smoothed_label is None else about.labels[result.smoothed_label],
+                "label": names(result.labels),
+                "smoothed_label": names(result.smoothed_labels),
                 "uncertainty": None if result.uncertainty is None else round(result.uncertainty, 4),
                 "probabilities": rounded(result.probabilities),
                 "smoothed": rounded(result.smoothed),
@@ -89,7 +97,7 @@ def write_jsonl(path: Path, results: Iterable[Result], about: About) -> None:
             file.write(json.dumps(content, ensure_ascii=False) + "\n")
 
 
-def write_bouts(path: Path, timeline: Sequence[Bout], about: About) -> None:
+def write_bouts(path: Path, timeline: Timeline, about: About) -> None:
     """Writes one line per bout of a smoothed label, and per stretch that is not scored; begins as `write_csv`."""
     columns = ["start_s", "end_s", "duration_s", "time", "clock", "file", "file_s", "label"]
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
@@ -101,18 +109,18 @@ def write_bouts(path: Path, timeline: Sequence[Bout], about: About) -> None:
                 *_place(bout.start, about),
                 spreadsheet_safe(about.label(bout.label)),
             ]
-            for bout in timeline
+            for bout in timeline.bouts
         )
 
 
-def write_boris(path: Path, timeline: Sequence[Bout], about: About) -> None:
+def write_boris(path: Path, timeline: Timeline, about: About) -> None:
     """Writes the bouts with the columns of BORIS's export "aggregated events", as state events.
 
     What is not scored is left out, so that the time budget has only behaviours. Times are those of the recording; the
     media file of an event is the one in which it begins.
     """
-    total = timeline[-1].end if timeline else 0.0
     source = ";".join(span.file for span in about.files) or about.source
+    durations = ";".join(_seconds(span.end - span.start) for span in about.files) or _seconds(timeline.duration)
 
     def row(bout: Bout) -> dict[str, str]:
         span = about.file_at(bout.start)
@@ -123,11 +131,11 @@ def write_boris(path: Path, timeline: Sequence[Bout], about: About) -> None:
             "Observation type": "Media file(s)",
             "Source": spreadsheet_safe(source),
             "Time offset (s)": "0",
-            "Coding duration": _seconds(total),
-            "Media duration (s)": ";".join(_seconds(span.end - span.start) for span in about.files) or _seconds(total),
+            "Coding duration": _seconds(timeline.duration),
+            "Media duration (s)": durations,
             "FPS (frame/s)": f"{about.fps:g}",
             "Subject": "No focal subject",
-            "Observation duration by subject by observation": _seconds(total),
+            "Observation duration by subject by observation": _seconds(timeline.duration),
             "Behavior": spreadsheet_safe(about.label(bout.label)),
             "Behavior type": "STATE",
             "Start (s)": _seconds(bout.start),
@@ -139,7 +147,7 @@ def write_boris(path: Path, timeline: Sequence[Bout], about: About) -> None:
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, BORIS_COLUMNS, restval="", lineterminator="\n")
         table.writeheader()
-        table.writerows(row(bout) for bout in timeline if bout.label is not None)
+        table.writerows(row(bout) for bout in timeline.bouts if bout.label is not None)
 
 
 # Of BORIS 8, menu Observations, Export events, Aggregated events; without modifiers and independent variables.
@@ -171,12 +179,14 @@ BORIS_COLUMNS = [
 ]
 
 
-def write_edf(path: Path, timeline: Sequence[Bout], about: About) -> None:
+def write_edf(path: Path, timeline: Timeline, about: About) -> None:
     """Writes the bouts as the annotations of an EDF+ file without signals: what sleep software takes as a hypnogram."""
     with optional.needed("Writing EDF+", "edfio"):
         import edfio
 
-    annotations = [edfio.EdfAnnotation(b.start, b.duration, printable(about.label(b.label))) for b in timeline]
+    annotations = [edfio.EdfAnnotation(b.start, b.duration, printable(about.label(b.label))) for b in timeline.bouts]
+    if not annotations:  # the format must have one
+        annotations = [edfio.EdfAnnotation(0.0, timeline.duration, NONE)]
     # EDF+ knows the dates from 1985 to 2084; without one edfio leaves it open.
     started = about.started if about.started and 1985 <= about.started.year <= 2084 else None
     recording = edfio.Recording(
@@ -189,14 +199,14 @@ def write_edf(path: Path, timeline: Sequence[Bout], about: About) -> None:
         edfio.Edf([], annotations=annotations, recording=recording, starttime=begins).write(temporary)
 
 
-def write_webvtt(folder: Path, timeline: Sequence[Bout], about: About) -> None:
+def write_webvtt(folder: Path, timeline: Timeline, about: About) -> None:
     """Writes the bouts as subtitles, so that a player shows the label over the video.
 
     Of one file, or a camera, as labels.vtt; of several files one by the name of each in the folder labels. Times are
     those of the file.
     """
     if len(about.files) < 2:
-        inside = _inside(timeline, about.files[0]) if about.files else timeline
+        inside = _inside(timeline, about.files[0]) if about.files else timeline.bouts
         _write_subtitles(folder / "labels.vtt", inside, about)
         return
     (folder / "labels.vtt").unlink(missing_ok=True)  # of when there was one file
@@ -205,11 +215,11 @@ def write_webvtt(folder: Path, timeline: Sequence[Bout], about: About) -> None:
         _write_subtitles(folder / "labels" / name, _inside(timeline, span), about)
 
 
-def _inside(timeline: Sequence[Bout], span: FileSpan) -> list[Bout]:
+def _inside(timeline: Timeline, span: FileSpan) -> list[Bout]:
     """Returns what of the bouts lies in a file, in the time of that file."""
     return [
         Bout(max(bout.start - span.start, 0.0), min(bout.end, span.end) - span.start, bout.label)
-        for bout in timeline
+        for bout in timeline.bouts
         if bout.end > span.start and bout.start < span.end
     ]
 
@@ -222,13 +232,13 @@ def _subtitle_names(files: Sequence[FileSpan]) -> Iterable[tuple[str, FileSpan]]
         yield f"{name}.vtt", span
 
 
-def _write_subtitles(path: Path, timeline: Iterable[Bout], about: About) -> None:
+def _write_subtitles(path: Path, bouts: Iterable[Bout], about: About) -> None:
     with optional.needed("Writing WebVTT", "webvtt"):
         import webvtt
 
     subtitles = webvtt.WebVTT()
     subtitles.header_comments.append(about.meaning)
-    for bout in timeline:
+    for bout in bouts:
         # What would be markup is written as what it looks like.
         text = printable(about.label(bout.label)).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         subtitles.captions.append(webvtt.Caption(_timestamp(bout.start), _timestamp(bout.end), text))
