@@ -26,6 +26,8 @@ def look(clips: Any, is_rescaled: bool) -> bool:
     if some is None or not some.size:
         return False
     least, most = some.min(), some.max()
+    if least == most:  # as of what Keras traces with on PyTorch
+        return False
     what = f"clips of {keras.backend.standardize_dtype(some.dtype)} from {least:.3g} to {most:.3g}"
     if not is_rescaled and (np.issubdtype(some.dtype, np.integer) or max(-least, most) > _FARTHEST):
         warnings.warn(
@@ -63,8 +65,6 @@ def looking(step: Callable, is_rescaled: bool, done: Callable[[], None]) -> Call
 def _some(clips: Any) -> np.ndarray | None:
     """Returns some pixels of the first clip, or None if they are not known yet."""
     if isinstance(clips, keras.KerasTensor) or not hasattr(clips, "shape") or len(clips.shape) < 4:
-        return None
-    if getattr(getattr(clips, "device", None), "type", None) == "meta":  # what PyTorch knows only the shape of
         return None
     try:
         steps = [slice(None, None, max(1, side // 8)) for side in clips.shape[1:-1]]
