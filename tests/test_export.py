@@ -1,5 +1,6 @@
 """What is exported does, in its own runtime, what the model does: 100 steps, clips of several sizes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from keras import ops
 
 from videoswin_keras import VideoSwinBackbone, VideoSwinT, from_checkpoint
 from videoswin_keras.cli.main import main
+from videoswin_keras.data.synthetic import MOTIONS
 from videoswin_keras.export import _check, _difference, export
 from videoswin_keras.models.recurrent import flatten
+from videoswin_keras.video import protocols
+from videoswin_keras.video.protocols import Protocol
 
 pytestmark = pytest.mark.one_backend  # TensorFlow writes them all
 
@@ -87,7 +91,7 @@ def test_a_hundred_steps(recurrent, format, dtype, tmp_path):
 
 def test_without_a_memory(tmp_path):
     """From a file, over an older export."""
-    model = from_checkpoint("pico_moving_shapes", include_rescaling=True)
+    model = from_checkpoint("pico_moving_shapes", include_rescaling=True, labels=MOTIONS)
     model.save(tmp_path / "pico.keras")
     (tmp_path / "pico.onnx").write_bytes(b"older")
     report = export(tmp_path / "pico.keras", tmp_path / "pico.onnx")
@@ -95,6 +99,8 @@ def test_without_a_memory(tmp_path):
     clip = np.random.default_rng(0).uniform(0, 255, (1, 16, 64, 80, 3)).astype("float32")
     outputs = runner(tmp_path / "pico.onnx", "onnx")(clip=clip)
     np.testing.assert_allclose(outputs["outputs"], model.predict(clip, verbose=0), atol=1e-4)
+    metadata = onnxruntime.InferenceSession(tmp_path / "pico.onnx").get_modelmeta().custom_metadata_map
+    assert {name: json.loads(value) for name, value in metadata.items()} == {"labels": list(MOTIONS)}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pico.keras", "pico.onnx"]
 
 
@@ -102,11 +108,15 @@ def test_command_line(tmp_path, capsys):
     import tensorflow as tf
 
     model = from_checkpoint("pico_moving_shapes")
-    from_checkpoint("pico_moving_shapes", dtype="mixed_bfloat16").save(tmp_path / "pico.keras")
+    half = from_checkpoint("pico_moving_shapes", dtype="mixed_bfloat16")
+    half.protocol = protocols.get("kinetics", clip_frames=16, interval=1, crop=64)
+    half.save(tmp_path / "pico.keras")
     assert main(["export", str(tmp_path / "pico.keras"), "-o", str(tmp_path / "pico")]) == 0
     output = capsys.readouterr().out
     assert "clip (batch, frames, height, width, 3) float32" in output
     assert "The model computes in mixed_bfloat16; what was written computes in float32." in output
+    kept = json.loads((tmp_path / "pico" / "assets.extra" / "videoswin.json").read_text())
+    assert Protocol(**kept["protocol"]) == half.protocol
     module = tf.saved_model.load(str(tmp_path / "pico"))
     clip = np.random.default_rng(0).normal(size=(1, 4, 40, 40, 3)).astype("float32")
     np.testing.assert_allclose(module.serve(clip), model.predict(clip, verbose=0), atol=1e-4)  # as Keras's own has it

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
     your own has several inputs or outputs, they are named as in the model: by their layers, or the keys of a dict.
 
     What is written computes in float32, with the weights of the model: also where the model computes in another
-    precision. What LoRA adds is part of them, and int8 stays int8.
+    precision. What LoRA adds is part of them, and int8 stays int8. The model's labels and protocol go with it as JSON:
+    in the metadata "labels" and "protocol" of an ONNX file, in `assets.extra/videoswin.json` of a SavedModel.
 
     Args:
         model: A model of this library, one made of Keras's layers around such a model, or the `.keras` file of one.
@@ -52,7 +54,8 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
     Returns:
         What was measured: "inputs" and "outputs" with their shapes and dtypes, and the largest "difference" from the
         model in float32, on TensorFlow, over three steps (relative to the largest value where that is over one). And
-        "computes_in", the dtype policy of the model itself, such as "float32" or "mixed_bfloat16".
+        "computes_in", the dtype policy of the model itself, such as "float32" or "mixed_bfloat16"; and the "labels" and
+        the "protocol" of the model, as far as it has them.
 
     Raises:
         ValueError: if the format is neither, or the export does not give what the model gives.
@@ -136,7 +139,7 @@ def _worker(source: str, path: str, format: str) -> None:
     model: Any = keras.models.load_model(source, compile=False)
     has_memory = hasattr(model, "step_model")  # a `RecurrentVideoSwin`
     _check(model, format)
-    computes_in = _precision(model)
+    computes_in, known = _precision(model), _known(model)
     if computes_in != "float32":
         model = _in_float32(model)
     if isinstance(model, keras.Sequential):
@@ -166,6 +169,7 @@ def _worker(source: str, path: str, format: str) -> None:
         by_name = {output.name: output for output in graph.graph.output}  # sorted by name
         del graph.graph.output[:]
         graph.graph.output.extend(by_name[name] for name in output_names)
+        onnx.helper.set_model_props(graph, {name: json.dumps(value) for name, value in known.items()})
         onnx.save(graph, path)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
@@ -181,6 +185,10 @@ def _worker(source: str, path: str, format: str) -> None:
         module.model = step
         module.serve = tf.function(serve, input_signature=signature)
         tf.saved_model.save(module, path, signatures=function)
+        if known:
+            extra = Path(path) / "assets.extra"  # TensorFlow's name for what it does not read
+            extra.mkdir()
+            (extra / "videoswin.json").write_text(json.dumps(known), encoding="utf-8")
         loaded = tf.saved_model.load(path).signatures["serving_default"]
 
         def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -197,8 +205,16 @@ def _worker(source: str, path: str, format: str) -> None:
         "outputs": {name: [list(given[name].shape), given[name].dtype.name] for name in output_names},
         "difference": difference,
         "computes_in": computes_in,
+        **known,
     }
     print(json.dumps(report))
+
+
+def _known(model: Any) -> dict[str, Any]:
+    """Returns the labels and the protocol of a model, as far as it has them, as JSON values."""
+    labels, protocol = (getattr(model, name, None) for name in ("labels", "protocol"))
+    known = {"labels": labels and list(labels), "protocol": protocol and asdict(protocol)}
+    return {name: value for name, value in known.items() if value}
 
 
 def _check(model: Any, format: str) -> None:

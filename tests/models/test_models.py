@@ -7,6 +7,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import onnxruntime
 import pytest
 from contract import check_config, check_gradients, check_policy, check_saving, compute
 from gradients import outputs_and_gradients, set_seeds
@@ -422,6 +423,17 @@ def test_rematerialisation_lowers_the_memory_of_training():
         return int(result.stdout.split()[-1])
 
     assert growth("on") < 0.8 * growth("off")
+
+
+def test_models_export_themselves(tmp_path):
+    """On every backend, also where Keras's own way fails or writes what cannot be loaded."""
+    model = small_classifier(3, **TWO_STAGES)
+    model.export(tmp_path / "model.onnx", format="onnx")
+    inputs = clip(2, 4, 20, 24, 3)
+    (outputs,) = onnxruntime.InferenceSession(tmp_path / "model.onnx").run(None, {"clip": inputs})
+    np.testing.assert_allclose(outputs, compute(model, inputs), atol=1e-5)
+    with pytest.raises(ValueError, match="can be exported as onnx, tf_saved_model"):
+        model.export(tmp_path / "model.bin", format="coreml")
 
 
 # --- quantisation -----------------------------------------------------------------------------------------------

@@ -34,6 +34,9 @@ def run(options: argparse.Namespace) -> int:
             varying = _SIDES if len(shape) == len(_SIDES) else ("batch", *["any"] * len(shape))
             sides = (str(side or varying[axis]) for axis, side in enumerate(shape))
             print(f"  {name} ({', '.join(sides)}) {dtype}")
+    for name in ("labels", "protocol"):
+        if name in report:
+            print(f"{name}: {report[name]}, kept with it")
     if report["computes_in"] != "float32":
         print(f"The model computes in {report['computes_in']}; what was written computes in float32.")
     print(f"It differs from the model by at most {report['difference']:.1e}, over three steps.")
