@@ -18,13 +18,16 @@ import numpy as np
 
 from videoswin_keras import optional
 from videoswin_keras.atomic import PREFIX, replacing
+from videoswin_keras.checkpoints.errors import CheckpointError
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.recurrent import RecurrentVideoSwin
+from videoswin_keras.models.saved import load_model
 from videoswin_keras.nn import pieces
 
 FORMATS = {"onnx": ("tensorflow", "tf2onnx", "onnxruntime"), "tf_saved_model": ("tensorflow",)}  # and what they need
 TOLERANCE = 1e-4  # of outputs after three steps
+_UNREADABLE = 3  # exit code of the process that finds the file to be no model
 
 
 def export(model: str | Path | keras.Model, path: str | Path, format: str | None = None) -> dict[str, Any]:
@@ -47,6 +50,7 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
     Raises:
         ValueError: if the format is neither, or the export does not give what the model gives.
         FileNotFoundError: if there is no such file.
+        CheckpointError: if it is not the file of a model.
         FileExistsError: if a SavedModel would replace something that is none.
         ImportError: if TensorFlow, or what the format needs, is not installed.
     """
@@ -65,11 +69,11 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
     if not isinstance(model, keras.Model) and not Path(model).is_file():
         raise FileNotFoundError(f"There is no file {model}.")
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "model.keras"
         if isinstance(model, keras.Model):
+            source = Path(folder) / "model.keras"
             model.save(source)
         else:
-            shutil.copyfile(model, source)
+            source = Path(model)
         if format == "onnx":
             with replacing(path) as temporary:
                 return _in_tensorflow(source, temporary, format)
@@ -90,6 +94,8 @@ def _in_tensorflow(source: Path, path: Path, format: str) -> dict[str, Any]:
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "videoswin_keras.export", str(source), str(path), format]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if result.returncode == _UNREADABLE:
+        raise CheckpointError(f"The export failed: {result.stderr.strip().splitlines()[-1]}")
     if result.returncode:
         message = (result.stderr.strip().splitlines() or ["no message"])[-1]
         if result.returncode < 0:
@@ -104,7 +110,11 @@ def _in_tensorflow(source: Path, path: Path, format: str) -> dict[str, Any]:
 def _worker(source: str, path: str, format: str) -> None:
     import tensorflow as tf
 
-    model: Any = keras.models.load_model(source, compile=False)
+    try:
+        model: Any = load_model(source)
+    except CheckpointError as error:
+        print(error, file=sys.stderr)
+        sys.exit(_UNREADABLE)
     if not isinstance(model, VideoSwinBackbone | VideoSwinClassifier | RecurrentVideoSwin):
         sys.exit(f"the file holds a {type(model).__name__}, not a model of this library.")
     step = model.step_model() if isinstance(model, RecurrentVideoSwin) else model
