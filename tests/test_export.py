@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from keras import ops
 
-from videoswin_keras import VideoSwinT, from_checkpoint
+from videoswin_keras import CheckpointError, VideoSwinT, from_checkpoint
 from videoswin_keras.cli.main import main
 from videoswin_keras.export import export
 from videoswin_keras.models.recurrent import flatten
@@ -114,7 +114,7 @@ def test_errors(recurrent, tmp_path, monkeypatch):
         export(tmp_path / "dense.keras", tmp_path / "a.onnx")
     (tmp_path / "dense.keras").unlink()
     (tmp_path / "wrong.keras").write_bytes(b"no model")
-    with pytest.raises(ValueError, match="The export failed"):
+    with pytest.raises(CheckpointError, match=r"The export failed: .*wrong\.keras is not a readable checkpoint"):
         export(tmp_path / "wrong.keras", tmp_path / "a.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["wrong.keras"]
 

@@ -1,20 +1,15 @@
-"""Files that are broken, or made to do harm: each ends in one CheckpointError that names it, soon and with little memory."""
+"""Files that are broken, or made to do harm: each ends soon, in one CheckpointError that names it."""
 
 import io
 import json
-import resource
-import subprocess
-import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import keras
-import ml_dtypes
 import numpy as np
 import pytest
 import sources
-import torch
-from keras import ops
 
 from videoswin_keras import (
     CheckpointError,
@@ -28,7 +23,7 @@ from videoswin_keras import (
 from videoswin_keras.checkpoints import files
 from videoswin_keras.checkpoints.formats import recognise
 from videoswin_keras.checkpoints.load import open_checkpoint
-from videoswin_keras.classification import VideoPipeline, load_classifier
+from videoswin_keras.classification import load_classifier
 from videoswin_keras.models.saved import load_model
 
 SMALL = {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "window_size": (2, 3, 3)}
@@ -322,3 +317,106 @@ def test_shapes_that_are_none(key, shape, tmp_path):
             sources.write_torch(broken, tmp_path / "x.pth")
             with pytest.raises(CheckpointError, match=r"x\.pth"):
                 convert(tmp_path / "x.pth", tmp_path / "out.weights.h5")
+
+
+# --- code -------------------------------------------------------------------------------------------------------
+
+
+def named(**changes):
+    """What puts another object in the place of the head's activation."""
+
+    def change(config):
+        config["config"]["activation"] = {"module": "builtins", "class_name": "function", "registered_name": None}
+        config["config"]["activation"] |= changes
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"module": "os", "config": "system"}, "it names os.system"),
+        ({"module": "builtins", "class_name": "exec", "config": {}}, "it names builtins.exec"),
+        ({"module": "builtins", "config": "layers.Lambda"}, "Lambda"),
+        ({"module": "marker_of_import", "class_name": "Layer", "config": {}}, "it names marker_of_import.Layer"),
+        ({"module": "keras_hub.layers", "class_name": "Layer", "config": {}}, "it names keras_hub.layers.Layer"),
+        ({"module": None, "class_name": "Layer", "config": {}}, "neither Keras's nor registered"),
+        ({"module": "keras.layers", "class_name": "Lambda", "config": {"function": "relu"}}, "a layer Lambda"),
+        ({"module": "keras", "class_name": "layers.Lambda", "config": {"function": "relu"}}, "a layer Lambda"),
+        ({"module": "keras.layers", "class_name": "TFSMLayer", "config": {"filepath": "/tmp"}}, "a layer TFSMLayer"),
+        ({"module": "keras.layers", "class_name": "StringLookup", "config": {"vocabulary": "/etc/passwd"}}, "Lookup"),
+        ({"class_name": "__lambda__", "config": {"value": ["4wAA", None, None]}}, "it names builtins.__lambda__"),
+        ({"class_name": "__typespec__", "config": [], "spec_name": "system", "module": "os"}, "os.__typespec__"),
+        ({"class_name": "__numpy__", "config": {"value": 0, "dtype": "V10000000000000"}}, "dtype: V10000000000000"),
+        ({"module": "keras.utils", "config": "get_file"}, "Keras cannot rebuild the model"),
+    ],
+)
+def test_what_a_model_may_not_name(changes, match, saved, tmp_path, monkeypatch):
+    (tmp_path / "marker_of_import.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = configured(saved, tmp_path / "x.keras", named(**changes))
+
+    def refused():
+        keras.config.enable_unsafe_deserialization()  # of this thread: as a user may have done for a file of theirs
+        assert_refused(path, match)
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(refused).result()
+    assert not (tmp_path / "imported").exists()
+
+
+@keras.saving.register_keras_serializable(package="test_hostile")
+class Doubled(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+
+@keras.saving.register_keras_serializable(package="test_hostile")
+def halved(x):
+    return x / 2
+
+
+def unregistered_loss(y, x):
+    return y - x
+
+
+class Unregistered(keras.layers.Layer):
+    pass
+
+
+def test_layers_of_users(tmp_path):
+    """Registered ones work, within any model of Keras and as functions; so do operations on tensors."""
+    inputs = keras.Input((3,))
+    outputs = keras.layers.Dense(4, activation=halved)(Doubled()(inputs))
+    model = keras.Model(inputs, keras.ops.tanh(outputs) + 1)
+    model.compile("adam", loss=unregistered_loss)  # which loading passes over
+    model.save(tmp_path / "mine.keras")
+    x = np.ones((2, 3), "float32")
+    np.testing.assert_array_equal(
+        load_model(tmp_path / "mine.keras").predict(x, verbose=0), model.predict(x, verbose=0)
+    )
+    keras.Sequential([keras.Input((3,)), Unregistered()]).save(tmp_path / "theirs.keras")
+    with pytest.raises(CheckpointError, match=r"Unregistered.*register_keras_serializable"):
+        load_model(tmp_path / "theirs.keras")
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+@pytest.mark.parametrize(
+    "kind", ["plain", "int8", "int4", "lora", "bfloat16", "mixed_bfloat16", "memory", "sequential"]
+)
+def test_what_keras_saves_goes_on_loading(kind, tmp_path):
+    model = small(**({"dtype": kind} if "bfloat" in kind else {}))
+    clip = np.random.default_rng(0).normal(size=(1, 4, 24, 24, 3)).astype("float32")
+    if kind in ("int8", "int4"):
+        model.quantize(kind)
+    elif kind == "lora":
+        model.get_layer("head").enable_lora(2)
+    elif kind == "memory":
+        model, clip = RecurrentVideoSwin(model, stages=(2,), num_tokens=2, memory_length=3), clip[:, None]
+    elif kind == "sequential":
+        model = keras.Sequential([model.backbone, keras.layers.GlobalMaxPooling3D(), keras.layers.Dense(2)])
+        model.compile("adam", "mse")
+    model.save(tmp_path / "model.keras")
+    loaded = load_model(tmp_path / "model.keras")
+    assert type(loaded) is type(model)
+    np.testing.assert_allclose(loaded.predict(clip, verbose=0), model.predict(clip, verbose=0), atol=1e-6)

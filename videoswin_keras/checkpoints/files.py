@@ -231,7 +231,8 @@ def _check_dataset(name: str, item: h5py.Dataset) -> None:
         raise CheckpointError(f"{name} lies in another file: it was refused")
     if item.shape is None:
         raise CheckpointError(f"{name} holds nothing")
-    if item.dtype.kind not in "fbiuc" and not _is_bfloat16(item):
+    is_number = item.dtype.kind in "fbiu" and h5py.check_enum_dtype(item.dtype) is None
+    if not is_number and not _is_bfloat16(item):
         raise CheckpointError(f"{name} is of {item.dtype}, which are no numbers")
     _check_expansion(name, item.nbytes, item.id.get_storage_size())
 

@@ -98,7 +98,8 @@ def _check(node: dict, weights: int) -> None:
     registered = keras.saving.get_registered_object(config if is_function else node.get("registered_name", name))
     if registered is None and name not in _VALUES:
         module = node.get("module")
-        parts = f"{module}.{config if is_function else name}".split(".")
+        path = [str(module)] * (module is not None) + [str(config if is_function else name)]
+        parts = ".".join(path).split(".")
         if parts[-1] in _REFUSED:
             raise CheckpointError(
                 f"it was refused: it has a layer {parts[-1]}, which runs or reads what the file says. Save the model "
@@ -106,9 +107,11 @@ def _check(node: dict, weights: int) -> None:
             )
         if parts[0] != "keras" and not (is_function and module == "builtins" and len(parts) == 2):
             raise CheckpointError(
-                f"it was refused: it names {'.'.join(parts)}, which is neither Keras's nor registered. If it is yours, "
-                "decorate it with `@keras.saving.register_keras_serializable()` and import it first"
+                f"it was refused: it names {'.'.join(parts)[:100]}, which is neither Keras's nor registered. If it is "
+                "yours, decorate it with `@keras.saving.register_keras_serializable()` and import it first"
             )
+    if name in ("__numpy__", "__tensor__"):
+        keras.backend.standardize_dtype(config["dtype"])  # type: ignore[index]
     if registered is VideoSwinBackbone and sum(config["depths"]) > weights:  # type: ignore[index]
         raise CheckpointError(f"its configuration states more blocks than the {weights} weights that it holds")
     if registered is RecurrentVideoSwin and config.get("memory_length", 1) > _LONGEST_MEMORY:  # type: ignore[union-attr]
@@ -118,18 +121,19 @@ def _check(node: dict, weights: int) -> None:
 @contextlib.contextmanager
 def _at_most(values: int) -> Iterator[None]:
     """Raises CheckpointError once this thread makes layers with more weights than `values`, before they take memory."""
-    thread, made, add_weight = threading.get_ident(), 0, keras.layers.Layer.add_weight
-
-    @functools.wraps(add_weight)
-    def counted(layer: keras.layers.Layer, shape: Any = None, *arguments: Any, **settings: Any) -> Any:
-        nonlocal made
-        if threading.get_ident() == thread:
-            made += math.prod(shape or ())
-            if made > values:
-                raise CheckpointError("its configuration states more than the weights that it holds")
-        return add_weight(layer, shape, *arguments, **settings)
-
+    thread, made = threading.get_ident(), 0
     with _lock:
+        add_weight = keras.layers.Layer.add_weight
+
+        @functools.wraps(add_weight)
+        def counted(layer: keras.layers.Layer, shape: Any = None, *arguments: Any, **settings: Any) -> Any:
+            nonlocal made
+            if threading.get_ident() == thread:
+                made += math.prod(shape or ())
+                if made > values:
+                    raise CheckpointError("its configuration states more than the weights that it holds")
+            return add_weight(layer, shape, *arguments, **settings)
+
         keras.layers.Layer.add_weight = counted
         try:
             yield

@@ -33,7 +33,7 @@ def check_sides(name: str, sides: Any) -> tuple[int, int, int]:
         checked = tuple(int(side) for side in sides)
     except (TypeError, ValueError, OverflowError):
         checked = ()
-    if len(checked) != 3 or min(checked) < 1:
+    if len(checked) != 3 or min(checked) < 1 or checked != tuple(sides):
         raise ValueError(f"`{name}` must be three positive integers, (frames, height, width). Received: {sides}.")
     return checked  # type: ignore[return-value]
 
