@@ -402,6 +402,8 @@ def test_resampled_tables_are_said(caplog):
         ("x.pth", bytes(257) + b"ustar\x0000", "unpack it first"),
         ("x.pth", b"PK\x03\x04" + bytes(40), "Is the file complete"),
         ("x.pth", b'{"message": "Not Found"}', "starts with"),
+        ("x.pdparams", b"<html><body>", "a web page"),
+        ("x.pkl", pickle.dumps({"a": [1, 2]}), r"a pickle, and not of PyTorch.*\*\.pdparams"),
     ],
 )
 def test_what_is_found_in_the_place_of_a_checkpoint(name, content, advice, tmp_path):

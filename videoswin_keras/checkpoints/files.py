@@ -20,6 +20,7 @@ from videoswin_keras.checkpoints.errors import CheckpointError, first_line, read
 # A dataset or archive that claims more than this many times what is stored of it is a bomb, not weights.
 _LARGEST_EXPANSION = 100
 _SMALL = 2**24  # bytes that anything may claim
+_MAGIC_OF_TORCH = bytes.fromhex("6cfc9c46f9206aa85019")  # at the start of a file of before PyTorch 1.6
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"  # in a `.keras` file
 # What safetensors calls the types that numpy has, and those of ml_dtypes, which its own reader does not all know.
 _SAFETENSORS = {
@@ -113,13 +114,16 @@ def _reader(path: Path) -> Any:
     if start.startswith(b"PK"):
         with zipfile.ZipFile(path) as archive:
             return _reader_of_zip(archive.namelist())
-    if path.suffix == ".pdparams":
+    what = _what_is(start, path.suffix)
+    if path.suffix == ".pdparams" and what is None:
         return _read_paddle
     if start[8:9] == b"{":
         return _read_safetensors
-    if start.startswith(b"\x80"):
+    if start.startswith(b"\x80") and _MAGIC_OF_TORCH in start:
         return _read_torch
-    what = _what_is(start, path.suffix) or f"it starts with {start[:8]!r}"
+    if start.startswith(b"\x80"):
+        what = "it is a pickle, and not of PyTorch; one of PaddlePaddle must be named *.pdparams"
+    what = what or f"it starts with {start[:8]!r}"
     raise CheckpointError(
         "it is not a checkpoint: expected a PyTorch .pth, a .safetensors, a .weights.h5, a .keras or a .pdparams file; "
         f"{what}"
