@@ -13,10 +13,11 @@ import onnxruntime
 import pytest
 from keras import ops
 
-from videoswin_keras import VideoSwinBackbone, VideoSwinT, from_checkpoint
+from videoswin_keras import CheckpointError, VideoSwinBackbone, VideoSwinT, from_checkpoint
 from videoswin_keras.cli.main import main
 from videoswin_keras.data.synthetic import MOTIONS
-from videoswin_keras.export import _check, _difference, export
+from videoswin_keras.export import export
+from videoswin_keras.export_worker import _check, _difference
 from videoswin_keras.models.recurrent import flatten
 from videoswin_keras.video import protocols
 from videoswin_keras.video.protocols import Protocol
@@ -139,7 +140,7 @@ def test_errors(recurrent, tmp_path, monkeypatch):
         export(tmp_path / "dense.keras", tmp_path / "a.onnx")
     (tmp_path / "dense.keras").unlink()
     (tmp_path / "wrong.keras").write_bytes(b"no model")
-    with pytest.raises(ValueError, match="The export failed"):
+    with pytest.raises(CheckpointError, match=r"The export failed: .*wrong\.keras is not a readable checkpoint"):
         export(tmp_path / "wrong.keras", tmp_path / "a.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["wrong.keras"]
 
@@ -201,7 +202,7 @@ def test_what_cannot_be_exported(recurrent, tmp_path, monkeypatch):
             return x
 
     backbone = VideoSwinBackbone(ANY_SIZE, pooling="avg", **SMALL)
-    with pytest.raises(ValueError, match=r"a class of your own in it, Own\. It must be of layers"):
+    with pytest.raises(ValueError, match=r"the model has test_export\.Own in it\. It must be of layers"):
         export(keras.Sequential([backbone, Own()]), tmp_path / "own.onnx")
     with pytest.raises(SystemExit, match=r"begin it with `keras\.Input"):
         _check(keras.Sequential([keras.layers.Rescaling(2.0), backbone]), "onnx")
@@ -233,7 +234,7 @@ def test_onnx_has_no_loops(tmp_path):
     model = VideoSwinT((4, 48, 48, 3), num_classes=3, embed_dim=8, depths=(2,), num_heads=(2,), window_size=(2, 3, 3))
     model.save(tmp_path / "model.keras")
     code = (
-        "import sys; from videoswin_keras.export import _worker; from videoswin_keras.nn import pieces; "
+        "import sys; from videoswin_keras.export_worker import _worker; from videoswin_keras.nn import pieces; "
         "pieces.PIECE_BYTES['cpu'] = 1; _worker(*sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "model.keras"), str(tmp_path / "model.onnx"), "onnx"]

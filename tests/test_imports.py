@@ -23,6 +23,7 @@ ORDER = (
     "data",
     "training",
     "explanation",
+    "export_worker",
     "classification",
     "streaming",
     "cli",
@@ -60,7 +61,7 @@ def test_imports_point_one_way():
 def test_backends_are_imported_in_few_places():
     allowed = {
         "checkpoints/files.py": {"torch"},
-        "export.py": {"tensorflow"},
+        "export_worker.py": {"tensorflow"},
         "nn/jax_functions.py": {"jax"},
         "nn/tensorflow_functions.py": {"tensorflow"},
         "nn/torch_functions.py": {"torch"},

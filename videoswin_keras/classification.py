@@ -1,5 +1,6 @@
 """Classifying video files: decode, sample, preprocess, predict, average, name."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,11 +11,13 @@ import numpy as np
 from tqdm import tqdm
 
 from videoswin_keras.checkpoints import zoo
+from videoswin_keras.checkpoints.errors import CheckpointError, OlderPortError
 from videoswin_keras.checkpoints.labels import labels as dataset_labels
 from videoswin_keras.checkpoints.load import locate, open_checkpoint
 from videoswin_keras.checkpoints.own import read_metadata
 from videoswin_keras.models import outputs
 from videoswin_keras.models.conversion import build
+from videoswin_keras.models.saved import load_model
 from videoswin_keras.video import protocols, transforms
 from videoswin_keras.video.protocols import Protocol, Views
 
@@ -166,11 +169,13 @@ def load_classifier(weights: str | Path, labels: Sequence[str] | None = None) ->
     path = locate(weights)
     metadata = read_metadata(path)
     entry = zoo.ENTRIES.get(str(weights)) or zoo.ENTRIES.get(metadata.get("name", ""))
-    if path.suffix == ".keras":
-        model, format_ = keras.models.load_model(path, compile=False), "videoswin_keras"
-    else:
-        checkpoint = open_checkpoint(path)
-        model, format_ = build(checkpoint, include_rescaling=True), checkpoint.format
+    model, format_, normalization = _load(path)
+    normalization = metadata.get("normalization", normalization)
+    if normalization:
+        raise CheckpointError(
+            f"{weights} was trained with {normalization}, and clips would be normalised by ImageNet's. Load it with "
+            "`from_checkpoint`, and give it clips that are normalised as it was trained."
+        )
     format_ = metadata.get("format", format_)  # what it was converted from, or is
     try:
         classifier = outputs.with_classes(model)
@@ -193,6 +198,15 @@ def load_classifier(weights: str | Path, labels: Sequence[str] | None = None) ->
         labels = dataset_labels(dataset)
     protocol = getattr(classifier, "protocol", None) or _protocol(entry, test, classifier)
     return model, outputs.class_names(classifier, labels), protocol
+
+
+def _load(path: Path) -> tuple[Any, str, str]:
+    """Returns the model of a file, the format of its checkpoint, and its normalisation where that is unusual."""
+    if path.suffix == ".keras":
+        with contextlib.suppress(OlderPortError):  # of which the weights are taken
+            return load_model(path), "videoswin_keras", ""
+    checkpoint = open_checkpoint(path)
+    return build(checkpoint, include_rescaling=True), checkpoint.format, checkpoint.normalization
 
 
 def as_input(model: keras.Model, pixels: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 A model with a memory becomes one step: the clip and the state go in, the outputs and the new state come out.
 
-Imports no model: models export themselves with it.
+Imports no model: models export themselves with it. `export_worker` is what runs in the process of its own.
 """
 
 import contextlib
@@ -14,23 +14,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-from keras import ops
 
 from videoswin_keras import optional
 from videoswin_keras.atomic import PREFIX, replacing
-from videoswin_keras.nn import pieces
-from videoswin_keras.nn.block import VideoSwinStage
-from videoswin_keras.nn.layers import PixelNormalization
+from videoswin_keras.checkpoints.errors import CheckpointError
 
 FORMATS = {"onnx": ("tensorflow", "tf2onnx", "onnxruntime"), "tf_saved_model": ("tensorflow",)}  # and what they need
-TOLERANCE = 1e-4  # of outputs after three steps; of their largest value, where that is over one
-OTHER_DTYPES = {"float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16"}  # and policies, than float32
+UNREADABLE = 3  # exit code of the process that finds the file to be no model
 
 
 def export(model: str | Path | keras.Model, path: str | Path, format: str | None = None) -> dict[str, Any]:
@@ -60,6 +54,7 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
     Raises:
         ValueError: if the format is neither, or the export does not give what the model gives.
         FileNotFoundError: if there is no such file.
+        CheckpointError: if it is not the file of a model.
         FileExistsError: if a SavedModel would replace something that is none.
         ImportError: if TensorFlow, or what the format needs, is not installed.
     """
@@ -78,12 +73,12 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
     if not isinstance(model, keras.Model) and not Path(model).is_file():
         raise FileNotFoundError(f"There is no file {model}.")
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "model.keras"
         if isinstance(model, keras.Model):
+            source = Path(folder) / "model.keras"
             with _not_compiled(model):
                 model.save(source)
         else:
-            shutil.copyfile(model, source)
+            source = Path(model)
         if format == "onnx":
             with replacing(path) as temporary:
                 return _in_tensorflow(source, temporary, format)
@@ -115,193 +110,15 @@ def _not_compiled(model: keras.Model) -> Iterator[None]:
 
 def _in_tensorflow(source: Path, path: Path, format: str) -> dict[str, Any]:
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "videoswin_keras.export", str(source), str(path), format]
+    command = [sys.executable, "-m", "videoswin_keras.export_worker", str(source), str(path), format]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if result.returncode:
-        message = (result.stderr.strip().splitlines() or ["no message"])[-1]
-        if result.returncode < 0:
-            message = f"its process was stopped by signal {-result.returncode}. Is there enough memory?"
-        if unknown := re.search("Could not locate (class|function) '(.*?)'", message):
-            message = (
-                f"the model has a {unknown[1]} of your own in it, {unknown[2]}. It must be of layers and functions of "
-                "Keras and of this library."
-            )
-        raise ValueError(f"The export failed: {message}")
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-# --- in the process of its own: Keras runs on TensorFlow there ---------------------------------------------------
-
-
-def _worker(source: str, path: str, format: str) -> None:
-    import tensorflow as tf
-
-    model: Any = keras.models.load_model(source, compile=False)
-    has_memory = hasattr(model, "step_model")  # a `RecurrentVideoSwin`
-    _check(model, format)
-    computes_in, known = _precision(model), _known(model)
-    if computes_in != "float32":
-        model = _in_float32(model)
-    if isinstance(model, keras.Sequential):
-        model = keras.Model(model.inputs, model.outputs)
-    step = model.step_model() if has_memory else model
-    names = ["clip"] if len(step.inputs) == 1 else [re.sub(r"\W", "_", tensor.name) for tensor in step.inputs]
-    signature = [
-        tf.TensorSpec(tensor.shape, tensor.dtype, name) for tensor, name in zip(step.inputs, names, strict=True)
-    ]
-    states = names[1:] if has_memory else []
-    output_names = ["outputs", *(f"next_{name}" for name in states)] if has_memory else _output_names(step)
-
-    def call(*inputs: Any) -> dict[str, Any]:
-        outputs = step(keras.tree.pack_sequence_as(step.input, inputs), training=False)
-        return dict(zip(output_names, keras.tree.flatten(outputs), strict=True))
-
-    function = tf.function(call, input_signature=signature)
-    with pieces.whole() if format == "onnx" else contextlib.nullcontext():  # a loop in ONNX is slow and hard to read
-        function.get_concrete_function()
-    if format == "onnx":
-        import onnx
-        import onnxruntime
-        import tf2onnx
-
-        handlers: dict[str, Any] = {"Erfc": (_erfc, [])}
-        graph, _ = tf2onnx.convert.from_function(function, signature, opset=17, custom_op_handlers=handlers)
-        by_name = {output.name: output for output in graph.graph.output}  # sorted by name
-        del graph.graph.output[:]
-        graph.graph.output.extend(by_name[name] for name in output_names)
-        onnx.helper.set_model_props(graph, {name: json.dumps(value) for name, value in known.items()})
-        onnx.save(graph, path)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-        def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            return dict(zip(output_names, session.run(output_names, inputs), strict=True))
-    else:
-
-        def serve(*inputs: Any) -> Any:  # what Keras's own exports have
-            outputs = function(*inputs)
-            return keras.tree.pack_sequence_as(step.output, [outputs[name] for name in output_names])
-
-        module = tf.Module()
-        module.model = step
-        module.serve = tf.function(serve, input_signature=signature)
-        tf.saved_model.save(module, path, signatures=function)
-        if known:
-            extra = Path(path) / "assets.extra"  # TensorFlow's name for what it does not read
-            extra.mkdir()
-            (extra / "videoswin.json").write_text(json.dumps(known), encoding="utf-8")
-        loaded = tf.saved_model.load(path).signatures["serving_default"]
-
-        def run(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
-            return {name: value.numpy() for name, value in loaded(**tensors).items()}
-
-    has_pixels = any(isinstance(layer, PixelNormalization) for layer in model._flatten_layers())
-    difference = _difference(call, run, signature, states, (0, 255) if has_pixels else (-2, 2))
-    if not difference <= TOLERANCE:
-        raise ValueError(f"what was written differs from the model by {difference:.1e}, more than {TOLERANCE:.0e}.")
-    given = function.get_concrete_function().structured_outputs
-    report = {
-        "inputs": {spec.name: [list(spec.shape), spec.dtype.name] for spec in signature},
-        "outputs": {name: [list(given[name].shape), given[name].dtype.name] for name in output_names},
-        "difference": difference,
-        "computes_in": computes_in,
-        **known,
-    }
-    print(json.dumps(report))
-
-
-def _known(model: Any) -> dict[str, Any]:
-    """Returns the labels and the protocol of a model, as far as it has them, as JSON values."""
-    labels, protocol = (getattr(model, name, None) for name in ("labels", "protocol"))
-    known = {"labels": labels and list(labels), "protocol": protocol and asdict(protocol)}
-    return {name: value for name, value in known.items() if value}
-
-
-def _check(model: Any, format: str) -> None:
-    layers = list(model._flatten_layers())
-    if not any(isinstance(layer, VideoSwinStage) for layer in layers):
-        sys.exit(f"the file holds a {type(model).__name__} without a Video Swin in it.")
-    if not model.built:
-        sys.exit(f"the {type(model).__name__} has no inputs yet: begin it with `keras.Input(shape)`.")
-    if format == "onnx" and any(hasattr(layer, "step_model") for layer in layers[1:]):
-        sys.exit(
-            "sequences of clips cannot be written as ONNX: export a SavedModel, or the model with the memory alone."
-        )
-    if format == "onnx" and any(layer.quantization_mode == "float8" for layer in layers):
-        sys.exit("float8 cannot be written as ONNX: export a SavedModel, or the model before `quantize`.")
-
-
-def _precision(model: keras.Model) -> str:
-    """Returns the names of all dtype policies that are not float32; "float32" where there are none."""
-    names = set()
-    for layer in model._flatten_layers():
-        if {layer.compute_dtype, layer.variable_dtype} & OTHER_DTYPES:
-            is_mixed = layer.compute_dtype != layer.variable_dtype
-            names.add(f"mixed_{layer.compute_dtype}" if is_mixed else layer.compute_dtype)
-    return " and ".join(sorted(names)) or "float32"
-
-
-def _in_float32(model: keras.Model) -> Any:
-    """Returns the same model with the same weights, every layer of which computes in float32."""
-
-    def widened(config: Any) -> Any:
-        if isinstance(config, dict):
-            return {key: widened(value) for key, value in config.items()}
-        if isinstance(config, list | tuple):
-            return type(config)(map(widened, config))
-        return "float32" if isinstance(config, str) and config in OTHER_DTYPES else config
-
-    wide = keras.saving.deserialize_keras_object(widened(keras.saving.serialize_keras_object(model)))
-    for variable, value in zip(wide.weights, model.weights, strict=True):
-        variable.assign(ops.cast(value, variable.dtype))
-    return wide
-
-
-def _output_names(model: keras.Model) -> list[str]:
-    if len(model.outputs) == 1:
-        return ["outputs"]
-    names = model.output_names
-    if isinstance(model.output, dict):
-        names = ["_".join(map(str, path)) for path, _ in keras.tree.flatten_with_path(model.output)]
-    return names if len({*names}) == len(names) else [f"{name}_{index}" for index, name in enumerate(names)]
-
-
-def _difference(model: Any, exported: Any, signature: list[Any], states: list[str], pixels: tuple[int, int]) -> float:
-    """Returns how far outputs and states are apart over three steps, of clips as small as the model takes."""
-    rng = np.random.default_rng(0)
-
-    def drawn(spec: Any) -> np.ndarray:
-        is_clip = len(spec.shape) >= 5
-        smallest = (*[2] * (len(spec.shape) - 4), 8, 64, 64, 0) if is_clip else [2] * len(spec.shape)
-        shape = [side or small for side, small in zip(spec.shape, smallest, strict=True)]
-        return rng.uniform(*(pixels if is_clip else (0, 1)), shape).astype(spec.dtype.name)
-
-    of_model = of_exported = {
-        spec.name: np.zeros([side or 2 for side in spec.shape], spec.dtype.name)
-        for spec in signature
-        if spec.name in states
-    }
-    largest = 0.0
-    for _ in range(3):
-        inputs = {spec.name: drawn(spec) for spec in signature}
-        one = {name: np.asarray(value) for name, value in model(*{**inputs, **of_model}.values()).items()}
-        other = exported({**inputs, **of_exported})
-        for name, value in one.items():
-            difference = np.abs(value - other[name]).max() / max(1.0, np.abs(value).max())
-            largest = float(np.maximum(largest, difference))  # which is no number where either is none
-        of_model, of_exported = ({name: outputs[f"next_{name}"] for name in states} for outputs in (one, other))
-    return largest
-
-
-def _erfc(graph: Any, node: Any, name: str, arguments: list) -> None:
-    """ONNX knows erf, and not the erfc that TensorFlow writes the exact GELU with: 1 − erf."""
-    ones = graph.make_const(f"{name}_one", np.array(1, "float32"))
-    erf = graph.make_node("Erf", node.input, name=f"{name}_erf")
-    shapes, dtypes = node.output_shapes, node.output_dtypes
-    outputs = node.output
-    graph.remove_node(node.name)
-    graph.make_node("Sub", [ones.output[0], erf.output[0]], outputs=outputs, name=name, shapes=shapes, dtypes=dtypes)
-
-
-if __name__ == "__main__":
-    _worker(*sys.argv[1:])
+    if not result.returncode:
+        return json.loads(result.stdout.splitlines()[-1])
+    message = (result.stderr.strip().splitlines() or ["no message"])[-1]
+    if own := re.search(r"it names (\S+), which is neither", message):
+        message = f"the model has {own[1]} in it. It must be of layers and functions of Keras and of this library."
+    elif result.returncode == UNREADABLE:
+        raise CheckpointError(f"The export failed: {message}")
+    elif result.returncode < 0:
+        message = f"its process was stopped by signal {-result.returncode}. Is there enough memory?"
+    raise ValueError(f"The export failed: {message}")

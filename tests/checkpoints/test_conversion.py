@@ -401,7 +401,7 @@ def test_hostile_pickles_are_refused(name, nano, tmp_path):
         (tmp_path / name).write_bytes(pickle.dumps(state))
     else:
         torch.save({"state_dict": state}, tmp_path / name, _use_new_zipfile_serialization=name == "x.pth")
-    with pytest.raises(CheckpointError, match=r"was refused|is not a readable checkpoint: Invalid magic number"):
+    with pytest.raises(CheckpointError, match=r"was refused|a pickle, and not of PyTorch"):
         convert(tmp_path / name, tmp_path / "out.weights.h5")
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

@@ -486,6 +486,13 @@ def test_the_bar_is_shown_if_wanted(fetch, capfd, progress):
     assert progress or shown == ""
 
 
+def test_no_bar_is_left_of_what_failed(fetch, server, capfd):
+    server.answers = [Answer(status=404)]
+    with pytest.raises(DownloadError):
+        fetch(progress=True)
+    assert capfd.readouterr().err.split("\r")[-1].strip() == ""
+
+
 def test_cache_is_in_keras_home(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     assert cache_directory() == tmp_path / "keras" / "videoswin_keras"

@@ -11,6 +11,7 @@ import warnings
 import zipfile
 
 import h5py
+import keras
 import ml_dtypes
 import numpy as np
 import pytest
@@ -387,6 +388,60 @@ def test_resampled_tables_are_said(caplog):
     with caplog.at_level(logging.WARNING):
         recognise(image)
     assert "Bias tables of windows of 3 × 3 were resampled to 7 × 7" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "advice"),
+    [
+        ("x.pth", b"", "it is empty"),
+        ("x.pth", b"\n\n<!DOCTYPE html><html>", "a web page.*download the file itself"),
+        ("x.keras", b"<?xml version='1.0'?><Error>", "a web page.*download the file itself"),
+        ("x.safetensors", b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "git lfs pull"),
+        ("x.pth", b"\x08\x07\x12\x07pytorch\x1a\x052.1.0", "an ONNX model.*the checkpoint that it was made of"),
+        ("x.pth.gz", b"\x1f\x8b\x08" + bytes(20), "unpack it first"),
+        ("x.pth", bytes(257) + b"ustar\x0000", "unpack it first"),
+        ("x.pth", b"PK\x03\x04" + bytes(40), "Is the file complete"),
+        ("x.pth", b'{"message": "Not Found"}', "starts with"),
+        ("x.pdparams", b"<html><body>", "a web page"),
+        ("x.pkl", pickle.dumps({"a": [1, 2]}), r"a pickle, and not of PyTorch.*\*\.pdparams"),
+    ],
+)
+def test_what_is_found_in_the_place_of_a_checkpoint(name, content, advice, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name}.*{advice}") as error:
+        files.read(tmp_path / name)
+    assert "state_dict" not in str(error.value)
+
+
+def test_programs_and_archives(tmp_path):
+    class Doubled(torch.nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(Doubled(), torch.zeros(3)).save(tmp_path / "script.pt")
+    with pytest.raises(CheckpointError, match=r"a TorchScript program.*torch\.jit\.load\(path\)\.state_dict\(\)"):
+        files.read(tmp_path / "script.pt")
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("folder/model.pth", "")
+    with pytest.raises(CheckpointError, match=r"a zip archive of something else \(folder/model\.pth\).*unpack it"):
+        files.read(tmp_path / "x.pth")
+
+
+def test_the_older_format_of_keras(tmp_path):
+    """Of a whole model, and of weights alone, as Keras 3 and 2 write it."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.save(tmp_path / "whole.h5")
+    with h5py.File(tmp_path / "weights.h5", "w") as file:
+        file.attrs["layer_names"] = [b"dense"]
+        file["dense/dense/kernel:0"] = np.zeros((3, 2), "float32")
+    for name in ("whole.h5", "weights.h5"):
+        with pytest.raises(CheckpointError, match=r"older HDF5 format of Keras.*model\.save_weights") as error:
+            convert(tmp_path / name, tmp_path / "out.weights.h5")
+        assert "\n" not in str(error.value)
 
 
 def test_pickles_beside_weights_of_paddle(nano, tmp_path):

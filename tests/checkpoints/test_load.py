@@ -1,7 +1,9 @@
 """From a name, an address or a file to a model, with a server of our own in the place of the publishers'."""
 
 import functools
+import json
 import threading
+import zipfile
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -26,6 +28,7 @@ from videoswin_keras.checkpoints import load, zoo
 from videoswin_keras.checkpoints.download import cache_directory
 from videoswin_keras.checkpoints.errors import CheckpointError
 from videoswin_keras.classification import VideoPipeline, load_classifier
+from videoswin_keras.models.saved import load_model
 
 NANO = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8), "window_size": (4, 3, 5)}
 
@@ -219,3 +222,58 @@ def test_two_names_for_one_tensor(nano, tmp_path):
     for name in ("a.pth", "b.pth"):
         with pytest.raises(CheckpointError, match="twice"):
             convert(tmp_path / name, tmp_path / "out.weights.h5")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "mixed_bfloat16", "float16"])
+def test_narrow_models_of_our_own(dtype, tmp_path):
+    """Saved by Keras, and taken as weights or as a whole: the values are those that were saved."""
+    arguments = {"embed_dim": 8, "depths": (1,), "num_heads": (1,), "window_size": (2, 3, 3)}
+    any_clip = (None, None, None, 3)
+    model = VideoSwinClassifier(VideoSwinBackbone(any_clip, **arguments, dtype=dtype), 3, dtype=dtype)
+    model.save(tmp_path / "x.keras")
+    model.save_weights(tmp_path / "x.weights.h5")
+    expected = [np.asarray(weight).astype("float32") for weight in model.get_weights()]
+    convert(tmp_path / "x.keras", tmp_path / "converted.weights.h5")
+    into = VideoSwinClassifier(VideoSwinBackbone(any_clip, **arguments), 3)
+    load_checkpoint(into, tmp_path / "x.keras")
+    of_weights = [load_classifier(tmp_path / name)[0] for name in ("x.weights.h5", "converted.weights.h5")]
+    for loaded in (into, *of_weights):
+        for weight, value in zip(loaded.get_weights(), expected, strict=True):
+            assert weight.dtype == np.float32
+            np.testing.assert_array_equal(weight, value)
+    whole = VideoPipeline.load(tmp_path / "x.keras")
+    for weight, original in zip(whole.model.weights, model.weights, strict=True):
+        assert weight.dtype == original.dtype
+    clip = np.random.default_rng(0).integers(0, 256, (4, 24, 24, 3), "uint8")
+    np.testing.assert_allclose(whole.probabilities(clip), VideoPipeline(model).probabilities(clip), atol=1e-6)
+
+
+def test_a_whole_model_of_an_older_port(nano, tmp_path):
+    """Its weights are taken; what its configuration names is not even looked at."""
+    tables = {key: np.resize(v, (15 * 13 * 13, v.shape[1])) for key, v in nano.items() if key.endswith("bias_table")}
+    state = {key: value for key, value in (nano | tables).items() if "index" not in key}
+    path = sources.write_source("keras_port", state, tmp_path)
+    config = {"module": "videoswin.models", "class_name": "VideoSwin", "config": {}, "registered_name": "VideoSwin"}
+    with zipfile.ZipFile(tmp_path / "port.keras", "w") as archive:
+        archive.write(path, "model.weights.h5")
+        archive.writestr("config.json", json.dumps(config))
+    clip = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), "uint8")
+    expected = VideoPipeline.load(sources.write_source("official", state, tmp_path)).probabilities(clip)
+    np.testing.assert_allclose(VideoPipeline.load(tmp_path / "port.keras").probabilities(clip), expected, atol=1e-6)
+    with pytest.raises(CheckpointError, match=r"port\.keras: it is a model of an older Keras port.*videoswin convert"):
+        load_model(tmp_path / "port.keras")
+
+
+def test_clips_normalised_in_another_way(nano, tmp_path):
+    """Who loads the weights normalises as they like; what normalises by itself refuses."""
+    path = tmp_path / "x.pth"
+    sources.write_torch(nano | {"data_preprocessor.mean": np.full(3, 127.5, "float32")}, path)
+    load_checkpoint(VideoSwinClassifier(VideoSwinBackbone((None, None, None, 3), **NANO), 10), path)
+    convert(path, tmp_path / "x.weights.h5")
+    convert(path, tmp_path / "x.keras")
+    for name in ("x.pth", "x.weights.h5", "x.keras"):
+        with pytest.raises(CheckpointError, match=r"trained with a mean of \[127\.5, 127\.5, 127\.5\]"):
+            load_classifier(tmp_path / name)
+    rounded = {"data_preprocessor.mean": np.array([123.68, 116.28, 103.53], "float32").reshape(3, 1, 1)}
+    sources.write_torch(nano | rounded, path)
+    load_classifier(path)

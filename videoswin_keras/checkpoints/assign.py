@@ -30,7 +30,7 @@ def check(checkpoint: Checkpoint, wanted: Architecture, advice: str) -> None:
         # Different windows can have tables of one size, (2, 3, 5) and (5, 3, 2) for example.
         problems["of another window"] = [f"bias tables: the checkpoint's window is {found}, not {wanted.window_size}"]
     if any(problems.values()):
-        raise mismatch(problems, advice)
+        raise mismatch(problems, advice, checkpoint.file)
 
 
 def adapt(
@@ -48,7 +48,8 @@ def adapt(
     check(checkpoint, checkpoint.architecture, "Is the file complete, and of an unmodified Video Swin?")
     state, architecture = dict(checkpoint.state), checkpoint.architecture
     if unsound := [key for key, value in state.items() if not np.isfinite(value).all()]:
-        raise mismatch({"not finite (NaN or infinite values)": unsound}, "Was it saved after training had diverged?")
+        advice = "Was it saved after training had diverged?"
+        raise mismatch({"not finite (NaN or infinite values)": unsound}, advice, checkpoint.file)
     if drop_head:
         for key in HEAD_KEYS:
             state.pop(key, None)

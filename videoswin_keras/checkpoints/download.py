@@ -202,10 +202,13 @@ def _fetch(url: str, part: Path, progress: bool, open_url: Callable[..., Any], w
     """Completes `part`, in as many requests as it takes, and returns its SHA-256."""
     failures, furthest = 0, _size(part)
     name = part.name.removesuffix(".part")
-    with tqdm(desc=name, unit="B", unit_scale=True, unit_divisor=1024, disable=not progress) as bar:
+    settings: Any = {"desc": name, "unit": "B", "unit_scale": True, "unit_divisor": 1024, "disable": not progress}
+    with tqdm(**settings, leave=False) as bar:  # only what has arrived leaves its bar
         while True:
             try:
-                return _receive(url, part, open_url, bar)
+                digest = _receive(url, part, open_url, bar)
+                bar.leave = True
+                return digest
             except _Interrupted as error:
                 if _size(part) > furthest:
                     failures, furthest = 0, _size(part)

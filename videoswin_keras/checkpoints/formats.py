@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,11 +32,17 @@ PUBLISHED_WINDOWS = (DEFAULT_WINDOW, (16, 7, 7))
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint in the official layout."""
+    """A checkpoint in the official layout.
+
+    `normalization` says how clips are normalised for it, where that is not by ImageNet's mean and deviation; `file` is
+    where it was read from, for messages.
+    """
 
     format: str
     architecture: Architecture
     state: State = field(repr=False)
+    normalization: str = field(default="", repr=False)
+    file: str = field(default="", repr=False, compare=False)
 
 
 def recognise(tensors: State, window_size: tuple[int, int, int] | None = None) -> Checkpoint:
@@ -51,7 +57,7 @@ def recognise(tensors: State, window_size: tuple[int, int, int] | None = None) -
         CheckpointError: if the keys are of no known format, or the window can be told neither from the checkpoint nor
             from `window_size`.
     """
-    tensors = _without_extras(tensors)
+    tensors, normalization = _without_extras(tensors)
     name = next((name for name, (matches, _) in FORMATS.items() if matches(tensors)), None)
     if other := _other_architecture(tensors):
         raise CheckpointError(f"The checkpoint is of {other}, and not of a Video Swin Transformer.")
@@ -75,7 +81,7 @@ def recognise(tensors: State, window_size: tuple[int, int, int] | None = None) -
             f"The window {window} is not square, and for such windows the older Keras ports mix up the rows of their "
             f"bias tables: the weights would give other outputs here than there."
         )
-    return Checkpoint(name, infer(state, window, lengths), state)
+    return Checkpoint(name, infer(state, window, lengths), state, normalization)
 
 
 # What trainers save among the weights that is no weight of the model, by patterns of its keys.
@@ -88,22 +94,32 @@ _EXTRAS = {
 }
 
 
-def _without_extras(tensors: State) -> State:
-    """Leaves away what is known to be no weight of the model, and says so."""
-    kept = dict(tensors)
+def _without_extras(tensors: State) -> tuple[State, str]:
+    """Leaves away what is known to be no weight of the model, and says so; returns the rest, and the normalisation."""
+    kept, normalization = dict(tensors), ""
     for what, pattern in _EXTRAS.items():
         if keys := [key for key in kept if re.search(pattern, key)]:
-            found = {key.rpartition(".")[2]: kept.pop(key) for key in keys}
-            for name, usual in (("mean", MEAN), ("std", STD)):
-                if name in found and (found[name].size != 3 or not np.allclose(found[name].ravel(), usual, atol=1e-2)):
-                    _log.warning(
-                        "The checkpoint was trained with a %s of %s; clips are normalised by ImageNet's, %s.",
-                        name,
-                        found[name].ravel().tolist(),
-                        usual,
-                    )
+            found = {key.rpartition(".")[2]: kept.pop(key).ravel() for key in keys}
             _log.info("Left out: %s (%s).", what, ", ".join(keys[:3]))
-    return kept
+            normalization = normalization or _normalization(found)
+    return kept, normalization
+
+
+def _normalization(found: State) -> str:
+    """Returns the mean and the deviation of a preprocessor, "" where they are ImageNet's, or there is none."""
+    unusual = [
+        f"a {name} of {found[name].tolist()}"
+        for name, usual in (("mean", MEAN), ("std", STD))
+        if name in found and (found[name].size != 3 or not np.allclose(found[name], usual, atol=1e-2))
+    ]
+    if unusual:
+        _log.warning(
+            "The checkpoint was trained with %s; this library normalises clips by ImageNet's, %s and %s.",
+            " and ".join(unusual),
+            MEAN,
+            STD,
+        )
+    return " and ".join(unusual)
 
 
 def _other_architecture(tensors: State) -> str | None:
@@ -159,7 +175,7 @@ def _window(state: State, buffers: State, stated: tuple[int, int, int] | None) -
 
 
 def _lengths(state: State) -> list[str]:
-    return [key for key in state if re.fullmatch(r"memory\d+\.memory_length", key)]
+    return [key for key in state if re.fullmatch(r"memory\d\d?\.memory_length", key)]
 
 
 def _length(value: np.ndarray) -> int:
@@ -365,8 +381,8 @@ def _memory_names(state: State, embed_dim: int) -> State:
     return renamed
 
 
-def _is_keras_port(state: State) -> bool:
-    return any("video_swin_basic_layer/" in key for key in state)
+def is_keras_port(names: Iterable[str]) -> bool:
+    return any("video_swin_basic_layer/" in name for name in names)
 
 
 def _from_keras_port(state: State) -> State:
@@ -415,7 +431,7 @@ def _without_image_head(state: State) -> State:
 # The order matters where one format's test would also accept another's keys.
 FORMATS: dict[str, tuple[Callable[[State], bool], Callable[[State], State]]] = {
     "videoswin_keras": (_is_own, _from_own),
-    "keras_port": (_is_keras_port, _from_keras_port),
+    "keras_port": (is_keras_port, _from_keras_port),
     "paddlevideo": (_is_paddlevideo, _from_paddlevideo),
     "mmaction2": (_is_mmaction2, _from_official),
     "official": (_is_official, _from_official),

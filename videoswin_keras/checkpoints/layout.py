@@ -204,7 +204,7 @@ def infer(state: State, window_size: tuple[int, int, int], memory_lengths: dict[
 
 
 def _memories(state: State, lengths: dict[int, int]) -> tuple[tuple[int, int, int], ...]:
-    tokens = {int(match[1]): len(state[key]) for key in state if (match := re.fullmatch(r"memory(\d+)\.tokens", key))}
+    tokens = {int(match[1]): len(state[key]) for key in state if (match := re.fullmatch(r"memory(\d\d?)\.tokens", key))}
     if tokens.keys() - lengths.keys():
         raise CheckpointError("The checkpoint has a memory, and does not say of how many clips. Is the file complete?")
     return tuple((stage, tokens[stage], lengths[stage]) for stage in sorted(tokens))
@@ -230,9 +230,14 @@ def window_of_index(index: np.ndarray, rows: int) -> tuple[int, int, int]:
 def windows_with_rows(rows: int) -> list[tuple[int, int, int]]:
     """Returns the windows whose bias table has `rows` rows, square ones first, then the largest height."""
     found: list[tuple[int, int, int]] = []
-    for spatial in (n for n in range(1, rows + 1, 2) if rows % n == 0):
-        for width in (n for n in range(1, rows // spatial + 1, 2) if (rows // spatial) % n == 0):
+    for spatial in _divisors(rows):
+        for width in _divisors(rows // spatial):
             frames = rows // spatial // width
-            if frames % 2:
+            if spatial % 2 and width % 2 and frames % 2:
                 found.append(((frames + 1) // 2, (spatial + 1) // 2, (width + 1) // 2))
     return sorted(found, key=lambda window: (window[1] != window[2], -window[1]))
+
+
+def _divisors(number: int) -> list[int]:
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return sorted({*small, *(number // n for n in small)})

@@ -1,14 +1,17 @@
 """From the name, address or file of a checkpoint to its values: the one path that every caller takes."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from videoswin_keras.checkpoints import files, own, zoo
 from videoswin_keras.checkpoints.assign import adapt, assign
 from videoswin_keras.checkpoints.download import cache_directory, download, file_name, locked
+from videoswin_keras.checkpoints.errors import reading
 from videoswin_keras.checkpoints.formats import Checkpoint, recognise
 from videoswin_keras.checkpoints.layout import Architecture
+from videoswin_keras.nn import windows
 
 
 def load_checkpoint(
@@ -56,7 +59,11 @@ def open_checkpoint(
     source: str | Path, window_size: tuple[int, int, int] | None = None, key: str | None = None
 ) -> Checkpoint:
     """Reads and recognises the checkpoint at `source`; an image Swin is inflated to `window_size`."""
-    return recognise(files.read(locate(source), key), window_size)
+    window_size = None if window_size is None else windows.check_sides("window_size", window_size)
+    path = locate(source)
+    tensors = files.read(path, key)
+    with reading(path):
+        return replace(recognise(tensors, window_size), file=str(path))
 
 
 def locate(source: str | Path, architecture: str | None = None) -> Path:
@@ -93,6 +100,6 @@ def _converted(name: str, url: str, sha256_prefix: str | None, metadata: dict[st
             checkpoint = open_checkpoint(downloaded)
             if checkpoint.format.startswith("image_swin"):
                 return downloaded
-            own.write(adapt(checkpoint), path, {**metadata, "format": checkpoint.format})
+            own.write(adapt(checkpoint), path, {**metadata, **own.metadata_of(checkpoint)})
             downloaded.unlink()
     return path

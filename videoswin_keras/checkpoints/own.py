@@ -12,11 +12,12 @@ import h5py
 import numpy as np
 
 from videoswin_keras.atomic import replacing
-from videoswin_keras.checkpoints.errors import CheckpointError
+from videoswin_keras.checkpoints.errors import CheckpointError, reading
 from videoswin_keras.checkpoints.formats import Checkpoint
 from videoswin_keras.checkpoints.layout import Architecture, Parameter, parameters, to_keras
 
 METADATA = "videoswin_keras"  # attribute of the file: JSON, where the weights come from
+_LARGEST = 2**16  # bytes of it
 
 
 def write(checkpoint: Checkpoint, path: str | Path, metadata: dict[str, Any]) -> None:
@@ -55,15 +56,30 @@ def add_metadata(path: str | Path, metadata: dict[str, Any]) -> None:
         archive.writestr(f"{METADATA}.json", json.dumps(metadata))
 
 
-def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Returns what `write` or `add_metadata` recorded about the weights; empty for files that have nothing of it."""
-    if h5py.is_hdf5(path):
-        with h5py.File(path, "r") as file:
-            return json.loads(file.attrs.get(METADATA, "{}"))
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return json.loads(archive.read(f"{METADATA}.json")) if f"{METADATA}.json" in archive.namelist() else {}
-    return {}
+def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """Returns what is recorded of every checkpoint: its format, and its normalisation where that is not ImageNet's."""
+    normalization = {"normalization": checkpoint.normalization} if checkpoint.normalization else {}
+    return {"format": checkpoint.format, **normalization}
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """Returns what `write` or `add_metadata` recorded about the weights; empty for files that have nothing of it.
+
+    Raises:
+        CheckpointError: if the file cannot be read.
+    """
+    with reading(path):
+        text: Any = "{}"
+        if h5py.is_hdf5(path):
+            with h5py.File(path, "r") as file:
+                text = file.attrs.get(METADATA, text)
+        elif zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                member = archive.NameToInfo.get(f"{METADATA}.json")
+                if member is not None and member.file_size <= _LARGEST:
+                    text = archive.read(member)
+        metadata = json.loads(text)
+        return {key: value for key, value in metadata.items() if isinstance(value, str)}
 
 
 def _root(architecture: Architecture) -> str:

@@ -229,10 +229,7 @@ def _advice(name: str, architecture: str | None, entries: list[ZooEntry]) -> str
         lines = [f"There is no checkpoint called {name!r}."]
         if close:
             lines.append(f"Did you mean {' or '.join(close)}?")
-    if architecture is None:
-        lines.append("`videoswin models` lists all checkpoints.")
-    else:
-        lines.append(f"Checkpoints of {architecture}: {', '.join(names)}.")
+    lines.append("`videoswin models` lists all.")
     return "\n".join(lines)
 
 

@@ -5,6 +5,7 @@ from typing import Any, Self
 
 import keras
 
+from videoswin_keras.export import FORMATS, export
 from videoswin_keras.models import pixels
 from videoswin_keras.nn.composite import change_layers, changed_layers, changes_in
 from videoswin_keras.nn.layers import PixelNormalization
@@ -99,9 +100,6 @@ class Configured:
         Raises:
             ValueError: if it cannot be exported so, or what was written does not give what the model gives.
         """
-        # Not at the top: Python warns of a program, which it is too, that its package has imported already.
-        from videoswin_keras.export import FORMATS, export
-
         backend, is_functional = keras.backend.backend(), isinstance(self, ConfiguredModel)
         of_keras = _OF_KERAS[backend] if is_functional or input_signature is not None else ()
         if format in FORMATS and input_signature is None and not kwargs:

@@ -154,7 +154,7 @@ def convert(
     checkpoint = adapt(checkpoint, drop_head, window_size, channels)
     entry = zoo.ENTRIES.get(str(source))
     published = {"name": entry.name, "dataset": entry.dataset} if entry else {}
-    metadata = {"format": checkpoint.format, "source": path.name, **own.read_metadata(path), **published}
+    metadata = {**own.metadata_of(checkpoint), "source": path.name, **own.read_metadata(path), **published}
     is_weights = output.name.endswith(".weights.h5")
     if is_weights and not checkpoint.architecture.memory:
         own.write(checkpoint, output, metadata)

@@ -178,7 +178,7 @@ class WindowAttention(CompositeLayer):
         store["window_size"] = np.array(self.window_size, "int32")
 
     def load_own_variables(self, store: Any) -> None:
-        saved = tuple(int(side) for side in store["window_size"])
+        saved = windows.check_sides("window_size", store["window_size"])
         if saved != self.window_size:
             raise ValueError(
                 f"The saved bias table is for windows {saved}, this layer has window_size={self.window_size}. "

@@ -31,9 +31,9 @@ def check_sides(name: str, sides: Any) -> tuple[int, int, int]:
     """Returns three positive integers (frames, height, width) as a tuple, or raises ValueError."""
     try:
         checked = tuple(int(side) for side in sides)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         checked = ()
-    if len(checked) != 3 or min(checked) < 1:
+    if len(checked) != 3 or min(checked) < 1 or checked != tuple(sides):
         raise ValueError(f"`{name}` must be three positive integers, (frames, height, width). Received: {sides}.")
     return checked  # type: ignore[return-value]
 
