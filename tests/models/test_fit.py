@@ -1,7 +1,11 @@
-"""What `fit` says of data that it would learn the wrong thing from."""
+"""What `fit` takes, and what it says of data that it would learn the wrong thing from."""
 
 import contextlib
+import os
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -58,9 +62,17 @@ def tf_data(clips):
     return tf.data.Dataset.from_tensor_slices((clips, LABELS)).batch(2)
 
 
+def torch_loader(clips):
+    import torch
+
+    dataset = torch.utils.data.TensorDataset(torch.from_numpy(clips), torch.from_numpy(LABELS))
+    return torch.utils.data.DataLoader(dataset, batch_size=2)
+
+
 SOURCES = {
     "arrays": lambda clips: {"x": clips, "y": LABELS, "batch_size": 2},
     "a dataset of Keras": lambda clips: {"x": Batches(clips)},
+    "a loader of PyTorch": lambda clips: {"x": torch_loader(clips)},
     "tf.data": lambda clips: {"x": tf_data(clips)},
     "a generator": lambda clips: {
         "x": (pair for pair in [(clips[:2], LABELS[:2]), (clips[2:], LABELS[2:])]),
@@ -79,18 +91,27 @@ def test_pixels_of_another_range_are_said_once(source):
     assert "takes normalised pixels, and was given clips of float32 from" in messages[0]
 
 
-def test_looking_takes_nothing_from_a_generator():
-    """As many steps as without it, on the same clips."""
+@pytest.mark.parametrize("source", [name for name in SOURCES if name != "arrays"])
+def test_sources_train_alike(source):
+    """On every backend, and nothing of a generator is lost to a look at its pixels."""
     weights = []
-    for source in ("arrays", "a generator"):
+    for name in ("arrays", source):
         keras.utils.set_random_seed(0)
         model = compiled(tiny())
-        model.fit(
-            **SOURCES[source](pixels("normalised", 4)), verbose=0, **({"shuffle": False} if source == "arrays" else {})
-        )
+        model.fit(**SOURCES[name](pixels("normalised", 4)), shuffle=False, verbose=0)
         weights.append(model.get_weights())
     for one, other in zip(*weights, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-7)
+
+
+@pytest.mark.one_backend
+@pytest.mark.parametrize("backend", ["jax", "tensorflow"])
+def test_two_devices_train_as_one(backend):
+    """`keras.distribution` on JAX, `tf.distribute` on TensorFlow; PyTorch's is in `test_autocast.py`."""
+    script = Path(__file__).parent / "over_devices.py"
+    environment = {**os.environ, "KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert result.stdout.split()[-1:] == ["same"], result.stderr
 
 
 @pytest.mark.parametrize(

@@ -344,26 +344,6 @@ def test_frozen_stages():
     assert not np.allclose(*(ops.convert_to_numpy(model(inputs, training=training)) for training in (True, False)))
 
 
-@pytest.mark.parametrize("kind", ["tf.data", "torch"])
-def test_data_loaders(kind):
-    """Loaders of TensorFlow and PyTorch feed a model on any backend."""
-    model = small_classifier(2)
-    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    clips, labels = clip(4, 4, 32, 32, 3), np.array([0, 1, 0, 1])
-    if kind == "torch":
-        import torch
-
-        dataset = torch.utils.data.TensorDataset(torch.from_numpy(clips), torch.from_numpy(labels))
-        loader = torch.utils.data.DataLoader(dataset, batch_size=2)
-    else:
-        import tensorflow as tf
-
-        loader = tf.data.Dataset.from_tensor_slices((clips, labels)).batch(2)
-    history = model.fit(loader, shuffle=False, verbose=0).history
-    assert np.isfinite(history["loss"]).all()
-    np.testing.assert_allclose(predict(model, loader), predict(model, clips), atol=1e-6)
-
-
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision_training(policy):
     keras.utils.set_random_seed(0)

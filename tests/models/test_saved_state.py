@@ -83,6 +83,25 @@ def test_state_trees(runs):
         np.testing.assert_array_equal(*map(ops.convert_to_numpy, (variable, same)), err_msg=variable.path)
 
 
+def test_a_run_that_was_killed_is_restored(tmp_path):
+    """`BackupAndRestore`, whose file brings the seeds along."""
+
+    def trained(epochs, stop=False):
+        keras.utils.set_random_seed(1)
+        model = VideoSwinT(ANY, num_classes=3, **TINY, **DROPS)
+        model.compile(AdamW(1e-2), keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+        callbacks = [keras.callbacks.BackupAndRestore(tmp_path / "backup")] if stop is not None else []
+        if stop:
+            callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: 1 / (2 - epoch)))
+        model.fit(draw(2, 4, 24, 24, 3), np.array([0, 1]), epochs=epochs, callbacks=callbacks, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    with pytest.raises(ZeroDivisionError):
+        trained(3, stop=True)
+    for weight, other in zip(trained(3), trained(3, stop=None), strict=True):
+        np.testing.assert_allclose(weight, other, atol=1e-6)
+
+
 # --- adapters and quantisation ----------------------------------------------------------------------------------
 
 
