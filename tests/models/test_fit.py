@@ -137,6 +137,19 @@ def test_pixels_of_a_call(rescaling, kind, message, memory):
     assert [message in text for text in messages] == ([] if message is None else [True])
 
 
+@pytest.mark.one_backend
+def test_a_model_that_pytorch_traces_is_not_looked_at():
+    import torch
+
+    model = tiny()
+    with said() as messages:
+        torch.export.export(model, (torch.tensor(pixels("0-255", 1)),))
+    assert messages == []
+    clip = torch.tensor(pixels("normalised", 1))
+    program = torch.export.export(model, (clip,))
+    np.testing.assert_allclose(program.module()(clip).detach(), model(clip).detach(), atol=1e-4)
+
+
 def test_class_weights_of_a_memory():
     """Refused; what is advised weighs each clip by its own label."""
     model = compiled(tiny(memory=MEMORY))

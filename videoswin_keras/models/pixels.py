@@ -66,6 +66,11 @@ def _some(clips: Any) -> np.ndarray | None:
     """Returns some pixels of the first clip, or None if they are not known yet."""
     if isinstance(clips, keras.KerasTensor) or not hasattr(clips, "shape") or len(clips.shape) < 4:
         return None
+    if keras.backend.backend() == "torch":
+        from videoswin_keras.nn import torch_functions
+
+        if torch_functions.is_traced():  # where nothing may break the graph
+            return None
     try:
         steps = [slice(None, None, max(1, side // 8)) for side in clips.shape[1:-1]]
         return np.asarray(ops.convert_to_numpy(clips[(slice(0, 1), *steps)]))
