@@ -85,7 +85,7 @@ class VideoPipeline:
     ):
         self.model = outputs.with_classes(model)  # with a memory: what it gives while that is empty
         self.labels = outputs.class_names(self.model, labels)
-        self.protocol = protocol or getattr(self.model, "protocol", None) or _protocol(None, None, self.model)
+        self.protocol = protocol or outputs.told(self.model, "protocol") or _protocol(None, None, self.model)
 
     @classmethod
     def load(
@@ -194,9 +194,9 @@ def load_classifier(weights: str | Path, labels: Sequence[str] | None = None) ->
         dataset = _DATASET_OF_CLASSES.get(classifier.output_shape[-1])
     test = {"torchvision": "torchvision", "mmaction2": "kinetics_mmaction2"}.get(format_, dataset)
     test = dataset if dataset == "something_something_v2" else test
-    if not labels and getattr(classifier, "labels", None) is None and dataset:
+    if not labels and outputs.told(classifier, "labels") is None and dataset:
         labels = dataset_labels(dataset)
-    protocol = getattr(classifier, "protocol", None) or _protocol(entry, test, classifier)
+    protocol = outputs.told(classifier, "protocol") or _protocol(entry, test, classifier)
     return model, outputs.class_names(classifier, labels), protocol
 
 

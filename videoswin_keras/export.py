@@ -36,8 +36,9 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
     your own has several inputs or outputs, they are named as in the model: by their layers, or the keys of a dict.
 
     What is written computes in float32, with the weights of the model: also where the model computes in another
-    precision. What LoRA adds is part of them, and int8 stays int8. The model's labels and protocol go with it as JSON:
-    in the metadata "labels" and "protocol" of an ONNX file, in `assets.extra/videoswin.json` of a SavedModel.
+    precision. What LoRA adds is part of them, and int8 stays int8. The model's labels, its protocol and that it is
+    multi-label go with it as JSON: in the metadata "labels", "protocol" and "multi_label" of an ONNX file, in
+    `assets.extra/videoswin.json` of a SavedModel.
 
     Args:
         model: A model of this library, one made of Keras's layers around such a model, or the `.keras` file of one.

@@ -17,6 +17,7 @@ from keras import ops
 
 from videoswin_keras.checkpoints.errors import CheckpointError
 from videoswin_keras.export import UNREADABLE
+from videoswin_keras.models import outputs
 from videoswin_keras.models.saved import load_model
 from videoswin_keras.nn import pieces
 from videoswin_keras.nn.block import VideoSwinStage
@@ -108,9 +109,11 @@ def _worker(source: str, path: str, format: str) -> None:
 
 
 def _known(model: Any) -> dict[str, Any]:
-    """Returns the labels and the protocol of a model, as far as it has them, as JSON values."""
-    labels, protocol = (getattr(model, name, None) for name in ("labels", "protocol"))
+    """Returns labels, protocol and "multi_label" (where it is so) of a model, as far as it has them, as JSON values."""
+    labels, protocol = (outputs.told(model, name) for name in ("labels", "protocol"))
     known = {"labels": labels and list(labels), "protocol": protocol and asdict(protocol)}
+    with contextlib.suppress(ValueError):  # of a model without classes
+        known["multi_label"] = outputs.is_multi_label(outputs.with_classes(model))
     return {name: value for name, value in known.items() if value}
 
 
@@ -143,7 +146,7 @@ def _in_float32(model: keras.Model) -> Any:
 
     def widened(config: Any) -> Any:
         if isinstance(config, dict):
-            return {key: widened(value) for key, value in config.items()}
+            return {key: value if key == "labels" else widened(value) for key, value in config.items()}
         if isinstance(config, list | tuple):
             return type(config)(map(widened, config))
         return "float32" if isinstance(config, str) and config in OTHER_DTYPES else config

@@ -104,6 +104,18 @@ def test_sources_train_alike(source):
         np.testing.assert_allclose(one, other, atol=1e-7)
 
 
+def test_one_look_whatever_it_shows():
+    """A step that looked is not wrapped again and again where nothing can be seen."""
+    model = compiled(tiny())
+    clips = np.zeros((4, 2, 12, 12, 3), "float32")
+    for _ in range(2):
+        model.fit(clips, LABELS, batch_size=2, verbose=0)
+        assert getattr(model.train_function, "__name__", "") != "looking_step"
+    with said() as messages:
+        model(pixels("0-255", 1))
+    assert messages == []
+
+
 @pytest.mark.one_backend
 @pytest.mark.parametrize("backend", ["jax", "tensorflow"])
 def test_two_devices_train_as_one(backend):
@@ -154,9 +166,13 @@ def test_class_weights_of_a_memory():
     """Refused; what is advised weighs each clip by its own label."""
     model = compiled(tiny(memory=MEMORY))
     clips, labels, weights = pixels("normalised", 2, 3), np.array([[0, 2, 1], [2, 2, 0]]), {0: 1.0, 1: 100.0, 2: 10.0}
-    for train in (model.fit, model.train_on_batch):
+    for train, arguments in (
+        (model.fit, {"class_weight": weights}),
+        (model.train_on_batch, {"class_weight": weights}),
+        (lambda x, y: model.fit(x, y, 2, 1, 0, None, 0.0, None, False, weights), {}),
+    ):
         with pytest.raises(ValueError, match=r"sample_weight=np.vectorize\(.*\.get\)\(labels\)"):
-            train(clips, labels, class_weight=weights)
+            train(clips, labels, **arguments)
     logits = keras.ops.convert_to_numpy(model(clips))
     losses = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, labels[..., None], -1)[..., 0]
     sample_weight = np.vectorize(weights.get)(labels)

@@ -30,6 +30,7 @@ def sigmoid(x):
         ({"multi_label": True}, LOGITS, sigmoid(LOGITS)),
         ({"activation": "sigmoid"}, sigmoid(LOGITS), sigmoid(LOGITS)),
         ({"activation": "sigmoid", "multi_label": False}, [[0.1, 0.1, 0.6]], [[0.125, 0.125, 0.75]]),
+        ({"activation": "sigmoid", "multi_label": False}, [[0.0, 0.0, 0.0]], [[1 / 3, 1 / 3, 1 / 3]]),
         ({"num_classes": 1}, [[-2.0]], [[sigmoid(2.0), sigmoid(-2.0)]]),
         ({"num_classes": 1, "activation": "sigmoid"}, [[0.000009]], [[0.999991, 0.000009]]),
     ],
@@ -74,6 +75,11 @@ def test_labels_and_protocols_that_do_not_fit():
         tiny(labels=("a", "b"))
     with pytest.raises(ValueError, match="3 names"):
         tiny(labels="abc")
+    for wrong in ({"a", "b", "c"}, ("a", "", "c")):
+        with pytest.raises(ValueError, match="3 names"):
+            tiny(labels=wrong)
+    with pytest.raises(ValueError, match="`multi_label` must be"):
+        tiny(multi_label="yes")
     with pytest.raises(ValueError, match="different"):
         tiny(labels=("a", "b", "a"))
     with pytest.raises(ValueError, match=r"\(8, 32, 32\), `protocol` gives \(32, 32, 32\)"):
@@ -101,14 +107,34 @@ def test_another_head_over_the_backbone(kind, rescaling, tmp_path):
     np.testing.assert_allclose(pipeline.probabilities(pixels), expected, atol=1e-6)
 
 
+def test_a_classifier_within_a_model_says_what_it_is():
+    classifier = tiny(shape=(8, 32, 32, 3), labels=("a", "b", "c"))
+    classifier.multi_label = True
+    clip = keras.Input((8, 32, 32, 3))
+    pipeline = VideoPipeline(keras.Model(clip, keras.layers.Activation("linear", dtype="float32")(classifier(clip))))
+    assert (pipeline.labels, outputs.is_multi_label(pipeline.model)) == (("a", "b", "c"), True)
+    sure = keras.Model(clip, keras.layers.Activation("linear")(tiny(activation="softmax")(clip)))
+    given = np.array([[0.2, 0.3, 0.5]], "float32")
+    np.testing.assert_allclose(outputs.probabilities(sure, given), given)  # no second softmax
+
+
 def test_models_without_classes():
     backbone = VideoSwinBackbone((None, None, None, 3), **TINY, pooling="avg")
     strange = keras.Sequential([keras.Input((8, 32, 32, 3)), keras.layers.GlobalAveragePooling3D()])
     for model in (backbone, strange):
         with pytest.raises(ValueError, match="A model with classes is"):
             VideoPipeline(model)
-    unsaid = keras.Sequential(
-        [VideoSwinBackbone((8, 32, 32, 3), **TINY, pooling="avg"), keras.layers.UnitNormalization()]
-    )
-    with pytest.raises(ValueError, match="say its activation"):
-        outputs.is_multi_label(outputs.with_classes(unsaid))
+    backbone = VideoSwinBackbone((8, 32, 32, 3), **TINY, pooling="avg")
+    logits = keras.layers.Dense(3)(backbone.output)
+    for outputs_of in (keras.layers.UnitNormalization(), keras.ops.softmax, lambda x: keras.ops.sigmoid(2 * x)):
+        with pytest.raises(ValueError, match="say its activation"):
+            VideoPipeline(keras.Model(backbone.input, outputs_of(logits)))
+    head = keras.layers.Dense(3)
+    clip = keras.Input((8, 32, 32, 3))
+    for model in (
+        keras.Sequential([keras.layers.Rescaling(1 / 127.5, -1), backbone, head]),
+        keras.Model(clip, head(backbone(clip / 255))),
+    ):
+        model.build((None, 8, 32, 32, 3))
+        with pytest.raises(ValueError, match="straight into layers of this library"):
+            VideoPipeline(model)

@@ -93,12 +93,15 @@ def test_a_run_that_was_killed_is_restored(tmp_path):
         callbacks = [keras.callbacks.BackupAndRestore(tmp_path / "backup")] if stop is not None else []
         if stop:
             callbacks.append(keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: 1 / (2 - epoch)))
-        model.fit(draw(2, 4, 24, 24, 3), np.array([0, 1]), epochs=epochs, callbacks=callbacks, shuffle=False, verbose=0)
-        return model.get_weights()
+        inputs = draw(2, 4, 24, 24, 3), np.array([0, 1])
+        history = model.fit(*inputs, epochs=epochs, callbacks=callbacks, shuffle=False, verbose=0)
+        return history.epoch, model.get_weights()
 
     with pytest.raises(ZeroDivisionError):
         trained(3, stop=True)
-    for weight, other in zip(trained(3), trained(3, stop=None), strict=True):
+    (restored_epochs, restored), (epochs, expected) = trained(3), trained(3, stop=None)
+    assert (restored_epochs, epochs) == ([2], [0, 1, 2])
+    for weight, other in zip(restored, expected, strict=True):
         np.testing.assert_allclose(weight, other, atol=1e-6)
 
 

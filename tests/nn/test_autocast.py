@@ -77,8 +77,31 @@ def test_inference(shape):
     assert 0 < np.abs(found - exact).max() < 0.05 * np.abs(exact).max()
 
 
+def test_shapes_are_found_out_without_computing(monkeypatch):
+    """Keras asks for them on the device "meta", for which there is no autocast; where that fails it computes."""
+    from videoswin_keras.nn import torch_functions
+
+    devices, linear = [], torch_functions.linear
+
+    def noted(x, *others):
+        devices.append(x.device.type)
+        return linear(x, *others)
+
+    class Around(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.model = VideoSwinT((None, None, None, 3), num_classes=3, **TINY)
+
+        def call(self, x):
+            return self.model(x)
+
+    monkeypatch.setattr(torch_functions, "linear", noted)
+    Around()(keras.Input((4, 24, 24, 3)))
+    assert set(devices) == {"meta"}
+
+
 def test_distributed_data_parallel():
-    """In two processes: the mean of their gradients, no warning about strides, and the step of a fused optimiser."""
+    """In two processes: the mean of their gradients, and no warning about strides."""
     script = Path(__file__).parent / "over_processes.py"
     result = subprocess.run([sys.executable, script], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

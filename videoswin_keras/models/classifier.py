@@ -28,7 +28,7 @@ class VideoSwinClassifier(ConfiguredModel):
         protocol: `Protocol` of the clips it is trained on (see `video.protocols.get`), saved too: how clips are taken
             of the videos that it classifies. Can be set later.
         multi_label: Whether classes are there or not each by itself, so that several can be at once: what outputs
-            mean for `classify` and streams. None: if the activation is a sigmoid.
+            mean for `classify` and streams. None: if the activation is a sigmoid. Can be set later.
         name: String.
         dtype: Keras dtype policy or its name, for the head.
         trainable: Whether the weights can be trained.
@@ -92,11 +92,10 @@ class VideoSwinClassifier(ConfiguredModel):
                 "pooling": pooling,
                 "dropout_rate": dropout_rate,
                 "activation": activation,
-                "multi_label": multi_label,
             },
             dtype,
         )
-        self.labels, self.protocol = labels, protocol
+        self.labels, self.protocol, self.multi_label = labels, protocol, multi_label
         if not trainable:
             self.trainable = False
 
@@ -118,12 +117,24 @@ class VideoSwinClassifier(ConfiguredModel):
     def protocol(self, protocol: Protocol | dict | None) -> None:
         self._protocol = None if protocol is None else _checked_protocol(protocol, self.input_shape)
 
+    @property
+    def multi_label(self) -> bool | None:
+        """Whether several classes can be there at once, as it was said; None: if the activation is a sigmoid."""
+        return self._multi_label
+
+    @multi_label.setter
+    def multi_label(self, multi_label: bool | None) -> None:
+        if multi_label not in (None, True, False):
+            raise ValueError(f"`multi_label` must be True, False or None. Received: {multi_label!r}.")
+        self._multi_label = multi_label
+
     def get_config(self) -> dict:
         activation = self.arguments["activation"]
         return {
             **super().get_config(),
             "activation": keras.activations.serialize(activation) if callable(activation) else activation,
             "labels": self.labels,
+            "multi_label": self.multi_label,
             "protocol": None if self.protocol is None else asdict(self.protocol),
             "backbone": keras.saving.serialize_keras_object(self.backbone),
         }
@@ -131,7 +142,12 @@ class VideoSwinClassifier(ConfiguredModel):
 
 def _checked_labels(labels: Sequence[str], num_classes: int) -> tuple[str, ...]:
     counts = (1, 2) if num_classes == 1 else (num_classes,)
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels) or len(labels) not in counts:
+    is_list = isinstance(labels, Sequence) and not isinstance(labels, str)
+    if (
+        not is_list
+        or len(labels) not in counts
+        or not all(isinstance(label, str) and label.strip() for label in labels)
+    ):
         raise ValueError(
             f"`labels` must be {' or '.join(map(str, counts))} names, one for each class. Received: {labels}."
         )

@@ -52,8 +52,8 @@ class Configured:
         return config
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        if not self._has_looked and arguments and pixels.look(arguments[0], self._takes_pixels):
-            self._remember_the_look()
+        if arguments:
+            self._look(arguments[0])
         return super().__call__(*arguments, **keywords)  # type: ignore[misc]
 
     def make_train_function(self, force: bool = False) -> Any:
@@ -75,6 +75,10 @@ class Configured:
                 self._remember_the_look()
 
             self.train_function = pixels.looking(step, self._takes_pixels, done)
+
+    def _look(self, clips: Any) -> None:
+        if not self._has_looked and pixels.look(clips, self._takes_pixels):
+            self._remember_the_look()
 
     def _remember_the_look(self) -> None:
         for layer in self._flatten_layers():  # the models within, too

@@ -4,7 +4,7 @@ A model of one output says whether something is there: that is one of two classe
 classes, or with `multi_label` classes that are there or not each by itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -20,29 +20,30 @@ def with_classes(model: Any) -> Any:
     """Returns what of `model` gives classes: of a `RecurrentVideoSwin` its classifier, else the model.
 
     Raises:
-        ValueError: if it has no classes: it must take clips (batch, frames, height, width, 3), have layers of this
-            library, and give (batch, classes).
+        ValueError: if it has no classes: it must take clips (batch, frames, height, width, channels), straight into
+            layers of this library, and give (batch, classes) by a layer that says its activation.
     """
     part = model.model if isinstance(model, RecurrentVideoSwin) else model
     shapes: Any = [getattr(part, name, None) for name in ("input_shape", "output_shape")]
     ranks = [len(shape) if isinstance(shape, tuple) else 0 for shape in shapes]
-    if ranks != [5, 2] or isinstance(part, VideoSwinBackbone) or not _has(part, PatchEmbedding):
+    if ranks != [5, 2] or isinstance(part, VideoSwinBackbone) or not _begins(part):
         raise ValueError(
-            f"A model with classes is a VideoSwinClassifier, or any functional or sequential model with layers of this "
-            f"library that takes clips (batch, frames, height, width, channels) and gives (batch, classes). Received: "
-            f"{type(part).__name__} from {shapes[0]} to {shapes[1]}."
+            f"A model with classes is a VideoSwinClassifier, or any functional or sequential model that takes clips "
+            f"(batch, frames, height, width, channels) straight into layers of this library and gives (batch, "
+            f"classes). Received: {type(part).__name__} from {shapes[0]} to {shapes[1]}, {_first(part)!r} first."
         )
+    _activation(part)
     return part
 
 
 def takes_pixels(model: Any) -> bool:
     """Whether `model` takes RGB in 0–255 and normalises it; others take it normalised."""
-    return _has(model, PixelNormalization)
+    return any(isinstance(layer, PixelNormalization) for layer in model._flatten_layers())
 
 
 def is_multi_label(model: Any) -> bool:
     """Whether the classes of `model` are there or not each by itself; the two of a single output are not."""
-    said = getattr(model, "arguments", {}).get("multi_label")
+    said = told(model, "multi_label")
     if model.output_shape[-1] == 1:
         return False
     return _activation(model) is keras.activations.sigmoid if said is None else said
@@ -68,7 +69,8 @@ def probabilities(model: Any, outputs: Any) -> np.ndarray:
     if is_single:
         return np.concatenate([1 - values, values], axis=-1)
     if activation is keras.activations.sigmoid and not each_by_itself:
-        return values / values.sum(axis=-1, keepdims=True)
+        total = values.sum(axis=-1, keepdims=True)
+        return np.where(total > 0, values / np.maximum(total, np.finfo("float32").tiny), 1 / values.shape[-1])
     return values
 
 
@@ -85,7 +87,7 @@ def class_names(model: Any, labels: Sequence[str] | None = None) -> tuple[str, .
     """
     outputs = model.output_shape[-1]
     count = max(outputs, 2)
-    labels = labels or getattr(model, "labels", None) or [f"class {index}" for index in range(count)]
+    labels = labels or told(model, "labels") or [f"class {index}" for index in range(count)]
     if outputs == 1 and len(labels) == 1:
         labels = [f"not {labels[0]}", labels[0]]
     if len(labels) != count:
@@ -95,18 +97,44 @@ def class_names(model: Any, labels: Sequence[str] | None = None) -> tuple[str, .
     return tuple(labels)
 
 
-def _has(model: Any, kind: type) -> bool:
-    return any(isinstance(layer, kind) for layer in model._flatten_layers())
+def told(model: Any, name: str) -> Any:
+    """Returns "labels", "protocol" or "multi_label" of a model, or of the classifier in it that gives its outputs."""
+    models = (one for one in _inwards(model) if isinstance(one, keras.Model))
+    return next((getattr(one, name) for one in models if hasattr(one, name)), None)
+
+
+def _inwards(model: Any) -> Iterator[Any]:
+    """Yields a model, what in it gives its outputs, and so on; the last is a layer that computes, or an operation."""
+    one = model
+    while True:
+        yield one
+        if isinstance(one, keras.Model):
+            one = one.outputs[0]._keras_history.operation
+        elif isinstance(one, keras.layers.Activation) and one.activation is keras.activations.linear:
+            one = one.input._keras_history.operation  # it changes the dtype alone
+        else:
+            return
+
+
+def _first(model: Any) -> Any:
+    """Returns the operation that takes the clips."""
+    while isinstance(model, keras.Model):
+        operations = getattr(model, "operations", model.layers)
+        model = next((one for one in operations if not isinstance(one, keras.layers.InputLayer)), None)
+    return model
+
+
+def _begins(model: Any) -> bool:
+    """Whether clips go straight into layers of this library: else nobody could say which pixels they expect."""
+    return isinstance(_first(model), PatchEmbedding | PixelNormalization)
 
 
 def _activation(model: Any) -> Any:
-    """Returns the activation function of the last layer."""
-    last = model
-    while isinstance(last, keras.Model):
-        last = last.layers[-1]
+    """Returns the activation function of the layer that gives the outputs."""
+    *_, last = _inwards(model)
     if isinstance(last, keras.layers.Softmax):
         return keras.activations.softmax
-    if not hasattr(last, "activation"):
+    if not isinstance(last, keras.layers.Layer) or not hasattr(last, "activation"):
         raise ValueError(
             f"The last layer of a model with classes must say its activation, as Dense and Activation do; without one "
             f"it gives logits. Received: {type(last).__name__}."

@@ -16,7 +16,7 @@ _FARTHEST = 16.0  # normalised pixels are within ±3; cameras other than ImageNe
 
 
 def look(clips: Any, is_rescaled: bool) -> bool:
-    """Warns if some pixels are not what a model takes; returns whether it could look at them.
+    """Warns if some pixels are not what a model takes; returns whether they had values to look at.
 
     Args:
         clips: (batch, …, channels), an array or a tensor; symbolic ones are not looked at.
@@ -26,8 +26,8 @@ def look(clips: Any, is_rescaled: bool) -> bool:
     if some is None or not some.size:
         return False
     least, most = some.min(), some.max()
-    if least == most:  # as of what Keras traces with on PyTorch
-        return False
+    if least == most:  # a black clip, or one that Keras finds out shapes with
+        return True
     what = f"clips of {keras.backend.standardize_dtype(some.dtype)} from {least:.3g} to {most:.3g}"
     if not is_rescaled and (np.issubdtype(some.dtype, np.integer) or max(-least, most) > _FARTHEST):
         warnings.warn(
@@ -47,15 +47,16 @@ def look(clips: Any, is_rescaled: bool) -> bool:
 def looking(step: Callable, is_rescaled: bool, done: Callable[[], None]) -> Callable:
     """Returns Keras's function of a training step on JAX or TensorFlow, that looks at what its iterator gives first.
 
-    Once it could, `done` is called.
+    Then `done` is called, whether or not it could.
     """
 
     def looking_step(*arguments: Any) -> Any:
         *state, iterator = arguments
         data: Any = next(iterator)
         clips = data[0] if isinstance(data, tuple | list) else data
-        if look(clips, is_rescaled):
-            done()
+        per_replica = getattr(clips, "values", None)  # of TensorFlow's strategies
+        look(per_replica[0] if isinstance(per_replica, tuple) else clips, is_rescaled)
+        done()
         rest: Iterator = itertools.chain([data], iterator)
         return step(*state, rest)
 
@@ -69,7 +70,7 @@ def _some(clips: Any) -> np.ndarray | None:
     if keras.backend.backend() == "torch":
         from videoswin_keras.nn import torch_functions
 
-        if torch_functions.is_traced():  # where nothing may break the graph
+        if torch_functions.is_traced() or getattr(clips, "is_meta", False):  # nothing may break a graph
             return None
     try:
         steps = [slice(None, None, max(1, side // 8)) for side in clips.shape[1:-1]]

@@ -1,5 +1,6 @@
 """Video Swin with a memory: one step per clip, or whole sequences of clips for training."""
 
+import inspect
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -119,12 +120,21 @@ class RecurrentVideoSwin(Configured, keras.Model):
     def protocol(self, protocol: Protocol | None) -> None:
         self.model.protocol = protocol
 
-    def fit(self, *arguments: Any, class_weight: Any = None, **keywords: Any) -> Any:
-        _refuse_class_weight(class_weight)
+    @property
+    def multi_label(self) -> bool | None:
+        """Whether several of the classifier's classes can be there at once, as it was said."""
+        return getattr(self.model, "multi_label", None)
+
+    @multi_label.setter
+    def multi_label(self, multi_label: bool | None) -> None:
+        self.model.multi_label = multi_label
+
+    def fit(self, *arguments: Any, **keywords: Any) -> Any:
+        _refuse_class_weight(super().fit, arguments, keywords)
         return super().fit(*arguments, **keywords)
 
-    def train_on_batch(self, *arguments: Any, class_weight: Any = None, **keywords: Any) -> Any:
-        _refuse_class_weight(class_weight)
+    def train_on_batch(self, *arguments: Any, **keywords: Any) -> Any:
+        _refuse_class_weight(super().train_on_batch, arguments, keywords)
         return super().train_on_batch(*arguments, **keywords)
 
     def _layers_in_order(self) -> Iterator[keras.layers.Layer]:
@@ -232,6 +242,7 @@ class RecurrentVideoSwin(Configured, keras.Model):
             clip, _SEQUENCE[:1] + _SEQUENCE[2:], "A sequence of clips goes into `steps`, or the model is called."
         )
         self._check_state(state)
+        self._look(clip)
         return self._through(self._layers_in_order(), clip, state, training)
 
     def _check_state(self, state: Any) -> None:
@@ -334,8 +345,9 @@ class RecurrentVideoSwin(Configured, keras.Model):
 _SEQUENCE = ("batch", "clips", "frames", "height", "width", "channels")
 
 
-def _refuse_class_weight(class_weight: Any) -> None:
+def _refuse_class_weight(method: Any, arguments: tuple, keywords: dict) -> None:
     """Keras 3.15 takes labels (batch, clips) for one-hot, and would weigh by where in the sequence the largest is."""
+    class_weight = inspect.signature(method).bind(*arguments, **keywords).arguments.get("class_weight")
     if class_weight is not None:
         raise ValueError(
             "`class_weight` weighs whole samples, but each clip of a sequence has a label of its own. Give each clip a "

@@ -17,7 +17,7 @@ from videoswin_keras.models.recurrent import RecurrentVideoSwin
 
 # Layers of Keras that run code from the file, or read other files that it names.
 _REFUSED = {
-    "FlaxLayer", "IntegerLookup", "JaxLayer", "Lambda", "StringLookup", "TFSMLayer", "TextVectorization",
+    "FlaxLayer", "IndexLookup", "IntegerLookup", "JaxLayer", "Lambda", "StringLookup", "TFSMLayer", "TextVectorization",
     "TorchModuleWrapper",
 }  # fmt: skip
 # Values that Keras writes like objects.
@@ -34,7 +34,7 @@ def load_model(path: str | Path) -> keras.Model:
     """Loads a whole model, not compiled: one of this library, or any that Keras rebuilds without running foreign code.
 
     What the configuration in the file names must be Keras's or registered (`keras.saving.register_keras_serializable`),
-    and the weights that it leads to must be in the file.
+    and what it leads to must not be many times more weights than are in the file.
 
     Args:
         path: A `.keras` file.
@@ -93,23 +93,23 @@ def _objects(config: Any) -> Iterator[dict]:
 
 def _check(node: dict, weights: int) -> None:
     """Raises CheckpointError if an object is neither Keras's nor registered, or is of more blocks than weights."""
-    name, config = node["class_name"], node.get("config")
+    name, config, module = node["class_name"], node.get("config"), node.get("module")
     is_function = name == "function"
+    parts = f"{module}.{config if is_function else name}".split(".")
+    if refused := _REFUSED & {parts[-1], str(name), str(node.get("registered_name")).rpartition(">")[2]}:
+        raise CheckpointError(
+            f"it was refused: it has a layer {min(refused)}, which runs or reads what the file says. Save the model "
+            "without it, or with a layer of your own that you register"
+        )
     registered = keras.saving.get_registered_object(config if is_function else node.get("registered_name", name))
-    if registered is None and name not in _VALUES:
-        module = node.get("module")
-        path = [str(module)] * (module is not None) + [str(config if is_function else name)]
-        parts = ".".join(path).split(".")
-        if parts[-1] in _REFUSED:
-            raise CheckpointError(
-                f"it was refused: it has a layer {parts[-1]}, which runs or reads what the file says. Save the model "
-                "without it, or with a layer of your own that you register"
-            )
-        if parts[0] != "keras" and not (is_function and module == "builtins" and len(parts) == 2):
-            raise CheckpointError(
-                f"it was refused: it names {'.'.join(parts)[:100]}, which is neither Keras's nor registered. If it is "
-                "yours, decorate it with `@keras.saving.register_keras_serializable()` and import it first"
-            )
+    if name not in _VALUES and "module" not in node:  # Keras would go by other rules, of its older formats
+        raise CheckpointError(f"it was refused: it does not say of which module {str(name)[:100]} is")
+    is_known = registered is not None or name in _VALUES or parts[0] == "keras"
+    if not is_known and not (is_function and module == "builtins" and len(parts) == 2):
+        raise CheckpointError(
+            f"it was refused: it names {'.'.join(parts)[:100]}, which is neither Keras's nor registered. If it is "
+            "yours, decorate it with `@keras.saving.register_keras_serializable()` and import it first"
+        )
     if name in ("__numpy__", "__tensor__"):
         keras.backend.standardize_dtype(config["dtype"])  # type: ignore[index]
     if registered is VideoSwinBackbone and sum(config["depths"]) > weights:  # type: ignore[index]

@@ -74,8 +74,8 @@ class WideLinear(torch.autograd.Function):
 
 def gradient(function: Callable, x: torch.Tensor) -> torch.Tensor:
     """As in `gradients.py`."""
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
         return torch.autograd.grad(function(x), x)[0]
 
 
@@ -189,7 +189,7 @@ def fused_adam(
 def autocast(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
     """Returns tensors in the dtype that `torch.amp.autocast` asks for where they are, or as they are."""
     kind = next(tensor.device.type for tensor in tensors if tensor is not None)
-    if not torch.is_autocast_enabled(kind):
+    if not _is_autocast(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     return tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
@@ -198,7 +198,11 @@ def autocast(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
 def without_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager:
     """Returns a context in which what is computed where `x` is keeps its dtype."""
     kind = x.device.type
-    return torch.amp.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+    return torch.amp.autocast(kind, enabled=False) if _is_autocast(kind) else contextlib.nullcontext()
+
+
+def _is_autocast(kind: str) -> bool:
+    return kind != "meta" and torch.is_autocast_enabled(kind)  # which fails for "meta", where Keras finds out shapes
 
 
 def takes_wide_linear(x: torch.Tensor) -> bool:

@@ -56,6 +56,9 @@ class Protocol:
         for name in ("clip_frames", "interval", "num_clips", "crop"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1. Received: {getattr(self, name)}.")
+        for name, most in (("clip_frames", 10_000), ("num_clips", 1000), ("crop", 10_000)):
+            if getattr(self, name) > most:
+                raise ValueError(f"`{name}` must be at most {most}. Received: {getattr(self, name)}.")
         if self.num_crops not in (1, 3):
             raise ValueError(f"`num_crops` must be 1 or 3. Received: {self.num_crops}.")
         if self.name == "something_something_v2" and self.num_clips != 1:
