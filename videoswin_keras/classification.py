@@ -17,6 +17,7 @@ from videoswin_keras.checkpoints.load import locate, open_checkpoint
 from videoswin_keras.checkpoints.own import read_metadata
 from videoswin_keras.models import outputs
 from videoswin_keras.models.conversion import build
+from videoswin_keras.models.pixels import takes_pixels
 from videoswin_keras.models.saved import load_model
 from videoswin_keras.video import protocols, transforms
 from videoswin_keras.video.protocols import Protocol, Views
@@ -211,7 +212,7 @@ def _load(path: Path) -> tuple[Any, str, str]:
 
 def as_input(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     """Returns RGB in 0–255 as `model` takes it: normalised, unless the model does that itself."""
-    return pixels if outputs.takes_pixels(model) else transforms.normalize(pixels)
+    return pixels if takes_pixels(model) else transforms.normalize(pixels)
 
 
 def _protocol(entry: zoo.ZooEntry | None, test: str | None, model: Any) -> Protocol:

@@ -18,10 +18,10 @@ from keras import ops
 from videoswin_keras.checkpoints.errors import CheckpointError
 from videoswin_keras.export import UNREADABLE
 from videoswin_keras.models import outputs
+from videoswin_keras.models.pixels import takes_pixels
 from videoswin_keras.models.saved import load_model
 from videoswin_keras.nn import pieces
 from videoswin_keras.nn.block import VideoSwinStage
-from videoswin_keras.nn.layers import PixelNormalization
 
 TOLERANCE = 1e-4  # of outputs after three steps; of their largest value, where that is over one
 OTHER_DTYPES = {"float16", "bfloat16", "float64", "mixed_float16", "mixed_bfloat16"}  # and policies, than float32
@@ -93,8 +93,7 @@ def _worker(source: str, path: str, format: str) -> None:
             tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
             return {name: value.numpy() for name, value in loaded(**tensors).items()}
 
-    has_pixels = any(isinstance(layer, PixelNormalization) for layer in model._flatten_layers())
-    difference = _difference(call, run, signature, states, (0, 255) if has_pixels else (-2, 2))
+    difference = _difference(call, run, signature, states, (0, 255) if takes_pixels(model) else (-2, 2))
     if not difference <= TOLERANCE:
         raise ValueError(f"what was written differs from the model by {difference:.1e}, more than {TOLERANCE:.0e}.")
     given = function.get_concrete_function().structured_outputs

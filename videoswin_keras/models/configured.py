@@ -8,7 +8,6 @@ import keras
 from videoswin_keras.export import FORMATS, export
 from videoswin_keras.models import pixels
 from videoswin_keras.nn.composite import change_layers, changed_layers, changes_in
-from videoswin_keras.nn.layers import PixelNormalization
 
 _OF_KERAS = {"tensorflow": ("tf_saved_model", "onnx", "litert", "openvino"), "torch": ("torch",), "jax": ()}
 
@@ -32,10 +31,6 @@ class Configured:
         """To be called at the end of a constructor, after `super().__init__(inputs, outputs)`."""
         self.arguments = arguments
         self.dtype_policy = keras.dtype_policies.get(dtype)
-
-    @property
-    def _takes_pixels(self) -> bool:
-        return any(isinstance(layer, PixelNormalization) for layer in self._flatten_layers())
 
     def get_config(self) -> dict:
         config = {
@@ -74,10 +69,10 @@ class Configured:
                 self.train_function = step
                 self._remember_the_look()
 
-            self.train_function = pixels.looking(step, self._takes_pixels, done)
+            self.train_function = pixels.looking(step, pixels.takes_pixels(self), done)
 
     def _look(self, clips: Any) -> None:
-        if not self._has_looked and pixels.look(clips, self._takes_pixels):
+        if not self._has_looked and pixels.look(clips, pixels.takes_pixels(self)):
             self._remember_the_look()
 
     def _remember_the_look(self) -> None:

@@ -26,7 +26,9 @@ def with_classes(model: Any) -> Any:
     part = model.model if isinstance(model, RecurrentVideoSwin) else model
     shapes: Any = [getattr(part, name, None) for name in ("input_shape", "output_shape")]
     ranks = [len(shape) if isinstance(shape, tuple) else 0 for shape in shapes]
-    if ranks != [5, 2] or isinstance(part, VideoSwinBackbone) or not _begins(part):
+    # Clips that go through something else first: nobody could say which pixels it expects.
+    begins = isinstance(_first(part), PatchEmbedding | PixelNormalization)
+    if ranks != [5, 2] or isinstance(part, VideoSwinBackbone) or not begins:
         raise ValueError(
             f"A model with classes is a VideoSwinClassifier, or any functional or sequential model that takes clips "
             f"(batch, frames, height, width, channels) straight into layers of this library and gives (batch, "
@@ -36,16 +38,11 @@ def with_classes(model: Any) -> Any:
     return part
 
 
-def takes_pixels(model: Any) -> bool:
-    """Whether `model` takes RGB in 0–255 and normalises it; others take it normalised."""
-    return any(isinstance(layer, PixelNormalization) for layer in model._flatten_layers())
-
-
 def is_multi_label(model: Any) -> bool:
     """Whether the classes of `model` are there or not each by itself; the two of a single output are not."""
-    said = told(model, "multi_label")
     if model.output_shape[-1] == 1:
         return False
+    said = told(model, "multi_label")
     return _activation(model) is keras.activations.sigmoid if said is None else said
 
 
@@ -122,11 +119,6 @@ def _first(model: Any) -> Any:
         operations = getattr(model, "operations", model.layers)
         model = next((one for one in operations if not isinstance(one, keras.layers.InputLayer)), None)
     return model
-
-
-def _begins(model: Any) -> bool:
-    """Whether clips go straight into layers of this library: else nobody could say which pixels they expect."""
-    return isinstance(_first(model), PatchEmbedding | PixelNormalization)
 
 
 def _activation(model: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A warning, once, where the pixels that a model is given are not those that it takes.
+"""Which pixels a model takes, and a warning, once, where those that it is given are others.
 
 A model trained on 0–255 as if it were normalised trains on without a word, and `classify` then normalises.
 """
@@ -12,7 +12,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from videoswin_keras.nn.layers import PixelNormalization
+
 _FARTHEST = 16.0  # normalised pixels are within ±3; cameras other than ImageNet's may need more
+
+
+def takes_pixels(model: keras.Model) -> bool:
+    """Whether `model` takes RGB in 0–255 and normalises it; others take it normalised."""
+    return any(isinstance(layer, PixelNormalization) for layer in model._flatten_layers())
 
 
 def look(clips: Any, is_rescaled: bool) -> bool:

@@ -2,7 +2,7 @@
 
 import inspect
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,20 @@ from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.configured import Configured
 from videoswin_keras.nn.gradients import remat
 from videoswin_keras.nn.memory import FeedbackAttentionMemory
-from videoswin_keras.video.protocols import Protocol
 
 State = dict[str, dict[str, Any]]  # "stage4": {"queue": …, "filled": …}
+
+
+def _of_classifier(name: str, doc: str) -> property:
+    """Returns a property of a model with a memory that is its classifier's; None where that has none."""
+
+    def get(model: Any) -> Any:
+        return getattr(model.model, name, None)
+
+    def put(model: Any, value: Any) -> None:
+        setattr(model.model, name, value)
+
+    return property(get, put, doc=doc)
 
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")
@@ -102,32 +113,9 @@ class RecurrentVideoSwin(Configured, keras.Model):
         if not trainable:
             self.trainable = False
 
-    @property
-    def labels(self) -> tuple[str, ...] | None:
-        """Names of the classifier's classes, or None."""
-        return getattr(self.model, "labels", None)
-
-    @labels.setter
-    def labels(self, labels: Sequence[str] | None) -> None:
-        self.model.labels = labels
-
-    @property
-    def protocol(self) -> Protocol | None:
-        """How clips are taken of a video for the classifier, or None."""
-        return getattr(self.model, "protocol", None)
-
-    @protocol.setter
-    def protocol(self, protocol: Protocol | None) -> None:
-        self.model.protocol = protocol
-
-    @property
-    def multi_label(self) -> bool | None:
-        """Whether several of the classifier's classes can be there at once, as it was said."""
-        return getattr(self.model, "multi_label", None)
-
-    @multi_label.setter
-    def multi_label(self, multi_label: bool | None) -> None:
-        self.model.multi_label = multi_label
+    labels = _of_classifier("labels", "Names of the classifier's classes, or None.")
+    protocol = _of_classifier("protocol", "How clips are taken of a video for the classifier, or None.")
+    multi_label = _of_classifier("multi_label", "Whether several of its classes can be there at once, as it was said.")
 
     def fit(self, *arguments: Any, **keywords: Any) -> Any:
         _refuse_class_weight(super().fit, arguments, keywords)
