@@ -120,7 +120,7 @@ def test_one_look_whatever_it_shows():
 @pytest.mark.parametrize("backend", ["jax", "tensorflow"])
 def test_two_devices_train_as_one(backend):
     """`keras.distribution` on JAX, `tf.distribute` on TensorFlow; PyTorch's is in `test_autocast.py`."""
-    script = Path(__file__).parent / "over_devices.py"
+    script = Path(__file__).parent / "fit_over_devices.py"
     environment = {**os.environ, "KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     result = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert result.stdout.split()[-1:] == ["same"], result.stderr
