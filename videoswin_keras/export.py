@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -84,15 +83,12 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
             with replacing(path) as temporary:
                 return _in_tensorflow(source, temporary, format)
         # Beside `path`, so that it takes the place of an older one at once.
-        written, older = (path.with_name(f"{PREFIX}{os.getpid()}-{name}-{path.name}") for name in ("new", "old"))
-        try:
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=path.absolute().parent) as beside:
+            written, older = Path(beside) / "new", Path(beside) / "old"
             report = _in_tensorflow(source, written, format)
             if path.exists():
                 os.replace(path, older)
             os.replace(written, path)
-        finally:
-            shutil.rmtree(written, ignore_errors=True)
-            shutil.rmtree(older, ignore_errors=True)
         return report
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import av
@@ -402,6 +403,7 @@ def test_a_camera_for_some_hours(tmp_path, monkeypatch):
         (["{video}", "--smooth", "100"], "from 1 (none) to 99"),
         (["{video}", "--batch-size", "0"], "`batch_size` must be at least 1"),
         (["{video}", "--save-every", "0"], "--save-every must be positive"),
+        (["{video}", "--hold", "inf"], "--hold must be positive and finite"),
         (["{video}", "--classes", "{video}"], "--classes must be a text file"),
         (["{video}", "--classes", "{gaps}"], "No class may be called 'unscored'"),
         (["{video}", "--classes", "{names}"], "8 classes, but the list of class names has 2"),
@@ -435,6 +437,17 @@ def test_errors(arguments, message, night, tmp_path, capsys):
     assert main(["stream", *PICO, "--out", str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_name_of_dots_and_an_out_like_an_address(tmp_path, monkeypatch, capsys):
+    """A file has its own folder in --out, and FFmpeg writes to a file."""
+    monkeypatch.chdir(tmp_path)
+    write_video("...mp4", moving_shape(0, seed=5, frames=24, size=64), rate=8)
+    assert main(["stream", "...mp4", *PICO, "--out", "http:/127.0.0.1/x", "--annotate"]) == 0
+    assert capsys.readouterr().out.startswith(f"__: 3 s, see {Path('http:/127.0.0.1/x/__')}")
+    assert len(list(iter_frames("http:/127.0.0.1/x/__/annotated.mp4"))) == 24
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["...mp4", "http:"]
+    assert [path.name for path in (tmp_path / "http:/127.0.0.1/x").iterdir()] == ["__"]
 
 
 def test_a_full_disk_is_said_and_nothing_is_lost(night, tmp_path):

@@ -70,7 +70,7 @@ def test_what_grew_is_taken_up_again(tmp_path):
     journal.finish(lambda: None, {})
     again = Journal.open(tmp_path, SETTINGS, resume=True)
     assert again.events() == found
-    again.reopen({"files": [{"file": "b.ts", "bytes": 9}]}, ["b.ts"])
+    again.reopen({"files": [{"file": "b.ts", "start": None, "bytes": 9, "sha256": ""}]}, ["b.ts"])
     for journal in (again, Journal.open(tmp_path, SETTINGS, resume=True)):
         assert not journal.is_finished
         assert journal.events() == begun

@@ -1,11 +1,12 @@
 """Which files a recording is of, in which order, and when they begin."""
 
+import os
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from videoswin_keras.streaming.sources import Clocks, one_recording
+from videoswin_keras.streaming.sources import Clocks, one_recording, single_recordings
 
 START = datetime(2026, 11, 20, 21, 30, tzinfo=UTC)
 
@@ -39,3 +40,40 @@ def test_a_start_that_is_given_leaves_no_doubt_about_a_name(card):
     assert (start.doubt, start.source) == ("", "its name, and --start")
     (start,) = Clocks(zone, start=datetime(2026, 10, 25, 2, 30, tzinfo=zone)).of([card / "1/x.mp4"])
     assert "comes twice" in start.doubt
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "...mp4",
+        "..mp4",
+        "...",
+        b"\xff.mp4",
+        b"\xfe.mp4",
+        "a\x1b[2J.mp4",
+        "a\nb.mp4",
+        251 * "x" + ".mp4",
+        63 * "\U0001f416",
+    ],
+)
+def test_results_stay_in_the_folder_that_is_named(tmp_path, name):
+    """Whatever a file is called: its own folder lies in it, and can be made."""
+    name = os.fsdecode(name)
+    sources = [*single_recordings([tmp_path / name, tmp_path / "other.mp4"], Clocks(UTC))]
+    sources.append(one_recording(name, [tmp_path / name], Clocks(UTC), True))
+    for source in sources:
+        (tmp_path / source.name).mkdir(exist_ok=True)
+        assert (tmp_path / source.name).resolve().parent == tmp_path
+        assert source.name.isprintable()
+
+
+def test_names_that_are_no_text_are_told_apart(tmp_path):
+    paths = [
+        tmp_path / os.fsdecode(name)
+        for name in (b"\xff.mp4", b"\xfe.mp4", 251 * b"x" + b"a.mp4", 251 * b"x" + b"b.mp4")
+    ]
+    assert len({source.name for source in single_recordings(paths, Clocks(UTC))}) == 4
+
+
+def test_a_folder_without_a_name(tmp_path):
+    assert one_recording("", [tmp_path / "x.mp4"], Clocks(UTC), True).name == "_"

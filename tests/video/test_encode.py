@@ -1,5 +1,6 @@
 """Writing videos: what is read back, and what is refused."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -22,3 +23,22 @@ def test_what_is_refused_leaves_nothing(frames, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         write_video(tmp_path / "never.mp4", frames)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("folder", ["http:/127.0.0.1", "12:30", "pipe:1", "concat:a|b", "%d"])
+def test_a_path_is_never_an_address(folder, tmp_path, monkeypatch):
+    """A relative one, which FFmpeg would take for one: nothing is sent anywhere."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / folder).mkdir(parents=True)
+    write_video(f"{folder}/video.mp4", [np.zeros((32, 48, 3), "uint8")] * 3)
+    assert len(list(iter_frames(f"{folder}/video.mp4"))) == 3
+
+
+@pytest.mark.parametrize("name", ["img%d.png", "img%03d.png", "img*.png", "img%%d.png", "a:b.png", "file:x.png"])
+def test_a_name_is_never_a_pattern(name, tmp_path, monkeypatch):
+    """What is read is that file, and not the pictures beside it."""
+    monkeypatch.chdir(tmp_path)
+    for other in ("img1.png", "img001.png", "img%d.png", "b.png", "x.png", "img2.png"):
+        cv2.imwrite(other, np.zeros((8, 8, 3), "uint8"))
+    (tmp_path / name).write_bytes(cv2.imencode(".png", np.full((8, 8, 3), 255, "uint8"))[1].tobytes())
+    assert [frame.min() for _, frame in iter_frames(name)] == [255]

@@ -5,6 +5,7 @@ import contextlib
 import functools
 import hashlib
 import logging
+import math
 import signal
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from videoswin_keras import __version__
+from videoswin_keras.atomic import make_own_folder
 from videoswin_keras.cli.inputs import find_videos, read_classes
 from videoswin_keras.streaming import clocks
 from videoswin_keras.streaming.about import About, length_of_time
@@ -38,8 +40,8 @@ def stream(options: argparse.Namespace) -> int:
     if not options.out:
         raise ValueError("--out must name a folder.")
     for name in ("save_every", "hold", "hours", "roll"):
-        if (value := getattr(options, name)) is not None and not value > 0:
-            raise ValueError(f"--{name.replace('_', '-')} must be positive. Received: {value:g}.")
+        if (value := getattr(options, name)) is not None and not 0 < value < math.inf:
+            raise ValueError(f"--{name.replace('_', '-')} must be positive and finite. Received: {value:g}.")
     classes = read_classes(options.classes) if options.classes else None
     sources = _sources(options)
     is_camera = sources[0].address is not None
@@ -267,6 +269,7 @@ def _camera_run(
 
     code = 0
     if options.roll:
+        make_own_folder(folder)
         *earlier, folder = (options.resume and periods(folder)) or [
             period_folder(folder, datetime.fromtimestamp(camera.clock(), zone))
         ]

@@ -101,10 +101,21 @@ class Sampler:
         return [self.origin, self.time, self.position, self.shift]
 
     def resume(self, moment: int, times: list[float], shown: Any) -> None:
-        """Takes up what another sampler had after a moment, so that this one goes on like it."""
-        self.moment = moment
+        """Takes up what another sampler had after a moment, so that this one goes on like it.
+
+        Raises:
+            ValueError: if no sampler can have these.
+        """
         if times:
-            self.origin, self.time, self.position, self.shift = times
+            origin, time, position, shift = times
+            # All moments before the last frame have been given.
+            is_given = 0 <= time - origin <= (moment + 1) / self.fps + TOLERANCE
+            if not is_given or not all(map(math.isfinite, times)):
+                raise ValueError(f"{moment} moments, and times of {times}")
+            self.origin, self.time, self.position, self.shift = origin, time, position, shift
+        elif moment:
+            raise ValueError(f"{moment} moments without a frame")
+        self.moment = moment
         self._frame, self._is_prepared = shown, True
 
     def _until(self, end: float) -> Iterator[Any]:

@@ -4,7 +4,9 @@ import contextlib
 import hashlib
 import json
 import math
+import operator
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -14,9 +16,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from videoswin_keras.atomic import PREFIX, full_disk_explained, replacing
+from videoswin_keras.atomic import PREFIX, full_disk_explained, make_own_folder, open_own, replacing
 from videoswin_keras.streaming.about import DAMAGED, OVERLAP, FileSpan, Problem
-from videoswin_keras.streaming.timeline import Result
+from videoswin_keras.streaming.timeline import LONGEST, Result
 
 SETTINGS = "settings.json"
 _RESULTS, _STATE, _LOCK = ".journal.jsonl", ".state.npz", ".lock"
@@ -75,31 +77,30 @@ class Journal:
             OSError: if the folder cannot be written to.
         """
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_own_folder(folder)
         if not resume:
             check_is_new(folder)
         settings = json.loads(json.dumps(settings))
         kept = read_settings(folder)
         if kept is None and (others := [path.name for path in folder.iterdir() if path.name[0] != "."]):
-            raise FileExistsError(f"{folder} holds other files: {', '.join(sorted(others)[:3])}. Take another folder.")
+            raise _holds_others(folder, others)
         if kept is not None:
             _compare(kept, settings, folder / SETTINGS)
         held = _lock(folder)
         for leftover in folder.glob(f"{PREFIX}*"):
-            leftover.unlink()
+            _remove(leftover)
         if kept is None:
             journal = cls._begin(folder, settings)
             journal._held = held
             return journal
-        if not (folder / _RESULTS).exists():
+        if not os.path.lexists(folder / _RESULTS):
             raise _damaged(folder, f"its journal {_RESULTS} is missing")
         state, length, checksum = None, 0, kept["chain"]
-        if not (folder / _STATE).exists() and (folder / _RESULTS).stat().st_size:
-            raise _damaged(folder, f"its state {_STATE} is missing")
-        if (folder / _STATE).exists():
-            state = _read_state(folder / _STATE)
-            length, checksum = int(state.pop("journal_bytes")), str(state.pop("checksum"))
-        with (folder / _RESULTS).open("rb+") as file:
+        if os.path.lexists(folder / _STATE):
+            state, length, checksum = _read_state(folder / _STATE)
+        with open_own(folder / _RESULTS, "rb+") as file:
+            if state is None and os.fstat(file.fileno()).st_size:
+                raise _damaged(folder, f"its state {_STATE} is missing")
             if not 0 <= length <= file.seek(0, os.SEEK_END):
                 raise _damaged(folder, "its journal is shorter than its state says")
             file.truncate(length)
@@ -113,8 +114,9 @@ class Journal:
     @classmethod
     def _begin(cls, folder: Path, settings: dict[str, Any]) -> Self:
         chain = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:_DIGITS]
-        (folder / _STATE).unlink(missing_ok=True)
-        (folder / _RESULTS).write_bytes(b"")
+        for name in (_STATE, _RESULTS):  # of a run that was killed before it had begun
+            (folder / name).unlink(missing_ok=True)
+        open_own(folder / _RESULTS, "xb").close()
         journal = cls(folder, settings | {"chain": chain, "is_finished": False}, None, chain)
         journal._write_settings()
         return journal
@@ -127,7 +129,7 @@ class Journal:
     def append(self, records: Iterable[Record]) -> None:
         """Adds results, and what was found out about the files. They are safe after the next `save`."""
         path = self.folder / _RESULTS
-        with full_disk_explained(path), path.open("ab") as file:
+        with full_disk_explained(path), open_own(path, "ab") as file:
             for record in records:
                 line = _encoded(record)
                 self._checksum = _chained(self._checksum, line)
@@ -135,7 +137,7 @@ class Journal:
 
     def save(self, state: dict[str, np.ndarray]) -> None:
         """Makes all records safe, together with the state of the stream after the last of them."""
-        with (self.folder / _RESULTS).open("ab") as file:
+        with open_own(self.folder / _RESULTS, "ab") as file:
             os.fsync(file.fileno())
             length = np.array(file.tell(), "int64")
         content = {**state, "journal_bytes": length, "checksum": np.array(self._checksum)}
@@ -144,12 +146,17 @@ class Journal:
 
     def records(self) -> Iterator[Record]:
         """Yields all records so far, from the file."""
-        multi_label = self.kept.get("multi_label", False)
+        multi_label, num_classes = self.kept.get("multi_label", False), len(self.kept.get("labels", ()))
+        end = 0.0
         for number, (_, line) in enumerate(self._lines(), start=1):
             try:
-                yield _decoded(line, multi_label)
-            except (ValueError, TypeError, KeyError) as error:
+                record = _decoded(line, multi_label)
+                if isinstance(record, Result):
+                    _check_result(record, end, num_classes)
+                    end = record.end
+            except _NONSENSE as error:
                 raise _damaged(self.folder, f"line {number} of its journal is none: {error}") from error
+            yield record
 
     def results(self) -> Iterator[Result]:
         """Yields the results so far, from the file."""
@@ -214,8 +221,8 @@ class Journal:
     def _lines(self) -> Iterator[tuple[str, bytes]]:
         """Yields checksum and content of each line, after comparing them."""
         checksum = self.kept["chain"]
-        with (self.folder / _RESULTS).open("rb") as file:
-            for number, whole in enumerate(file, start=1):
+        with open_own(self.folder / _RESULTS, "rb") as file:
+            for number, whole in enumerate(iter(lambda: file.readline(_LONGEST_LINE), b""), start=1):
                 said, _, line = whole.rstrip(b"\n").partition(b" ")
                 checksum = _chained(checksum, line)
                 if said != checksum.encode():
@@ -235,6 +242,7 @@ def _holds_still(event: FileSpan | Problem) -> bool:
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in (FileSpan, Problem, Reopened)}
 _DIGITS = 16  # of a checksum: chance is what it is against
+_LONGEST_LINE = 2**24  # bytes of a record
 
 
 def _chained(before: str, line: bytes) -> str:
@@ -247,13 +255,48 @@ def _encoded(record: Record) -> bytes:
     return json.dumps({"record": type(record).__name__, **asdict(record)}).encode()
 
 
+# What content that nobody has checked can lead to.
+_NONSENSE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+
+
+def _json(text: str | bytes) -> Any:
+    """Returns what JSON says, if its numbers are ones; of a span that is open the end is infinite."""
+
+    def number(word: str) -> float:
+        value = float(word)
+        if not math.isfinite(value) and word != "Infinity":
+            raise ValueError(f"{word} is no number")
+        return value
+
+    return json.loads(text, parse_float=number, parse_constant=number)
+
+
 def _decoded(line: bytes, multi_label: bool) -> Record:
-    content = json.loads(line)
+    content = _json(line)
     if isinstance(content, dict):
-        return _KINDS[content.pop("record")](**content)
+        record: Record = _KINDS[content.pop("record")](**content)
+        for name, value in asdict(record).items():
+            is_open = name in ("end", "until") and value == math.inf
+            is_time = name in ("start", "end", "until", "at")
+            if not (is_open or _is_time(value) if is_time else isinstance(value, str)):
+                raise ValueError(f"{name} is {value!r}")
+        return record
     start, end, probabilities = content
     scores = probabilities and tuple(map(float, probabilities))
     return Result(float(start), float(end), scores, multi_label=multi_label)
+
+
+def _check_result(result: Result, end: float, num_classes: int) -> None:
+    """Raises ValueError unless a result follows the one before it, which ends at `end`, and is one of this model."""
+    is_next = abs(result.start - end) < 0.001 and result.start < result.end and _is_time(result.end)
+    scores = result.probabilities
+    is_of_model = scores is None or (len(scores) == (num_classes or len(scores)) and all(0 <= p <= 1 for p in scores))
+    if not is_next or not is_of_model:
+        raise ValueError(f"from {result.start} to {result.end} s after {end} s, with the probabilities {scores}")
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= LONGEST
 
 
 def _checksum_of(arrays: dict[str, np.ndarray]) -> str:
@@ -271,13 +314,34 @@ def _checksum_of_settings(kept: dict[str, Any]) -> str:
 
 
 def _damaged(folder: Path, how: str) -> ValueError:
-    return ValueError(f"{folder} is damaged: {how}. Remove the folder to begin anew.")
+    return ValueError(f"{folder} is damaged: {how[:300]}. Remove the folder to begin anew.")
 
 
 def check_is_new(folder: Path) -> None:
-    """Raises FileExistsError if there is a journal, or what one has become, in the folder."""
-    if (folder / SETTINGS).exists():
+    """Sees to it that a folder can be begun in: it is not there, or this user's own and without any file.
+
+    Raises:
+        FileExistsError: if there is a journal, or what one has become, or any other file in it.
+        PermissionError: if it is a link, or of another user.
+    """
+    if not os.path.lexists(folder):
+        return
+    make_own_folder(folder)
+    if os.path.lexists(folder / SETTINGS):
         raise FileExistsError(f"{folder} holds results already. Go on with them (--resume), or take another folder.")
+    if files := [path.name for path in folder.iterdir() if path.is_symlink() or not path.is_dir()]:
+        raise _holds_others(folder, files)
+
+
+def _holds_others(folder: Path, names: list[str]) -> FileExistsError:
+    return FileExistsError(f"{folder} holds other files: {', '.join(sorted(names)[:3])}. Take another folder.")
+
+
+def _remove(leftover: Path) -> None:
+    if leftover.is_dir() and not leftover.is_symlink():
+        shutil.rmtree(leftover, ignore_errors=True)
+    else:
+        leftover.unlink()
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
@@ -287,15 +351,38 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
         ValueError: if it is damaged, or of another version of this library.
     """
     path = folder / SETTINGS
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        with open_own(path, "r", encoding="utf-8") as file:
+            kept = _json(file.read(_LARGEST_SETTINGS))
+    except PermissionError:
+        raise
+    except (*_NONSENSE, OSError) as error:
         raise _damaged(folder, f"{SETTINGS} cannot be read ({error})") from error
     if not isinstance(kept, dict) or kept.get("checksum") != _checksum_of_settings(kept):
         raise _damaged(folder, f"{SETTINGS} has been changed, or is of another version")
+    try:
+        _check_settings(kept)
+    except _NONSENSE as error:
+        raise _damaged(folder, f"{SETTINGS} says what it never does ({error!r})") from error
     return kept
+
+
+_LARGEST_SETTINGS = 2**26  # characters: a recording of tens of thousands of files
+
+
+def _check_settings(kept: dict[str, Any]) -> None:
+    """Raises an error unless `settings.json` has what a run goes on from, each of its kind."""
+    kinds: list[tuple[Any, type]] = [(kept["chain"], str), (kept["is_finished"], bool), (kept.get("outcome", {}), dict)]
+    kinds += [(name, str) for name in kept.get("labels", ())]
+    kinds += [(name, str) for name in kept.get("outcome", {}).get("written", ())]
+    for file in kept.get("files", ()):
+        kinds += [(file["file"], str), (file["sha256"], str), (file["bytes"], int), (file["start"] or "", str)]
+    if wrong := [value for value, kind in kinds if not isinstance(value, kind)]:
+        raise ValueError(f"{wrong[0]!r:.60}")
+    if "longest_hold" in kept and not 0 < kept["longest_hold"] <= LONGEST:
+        raise ValueError(f"longest_hold is {kept['longest_hold']!r:.60}")
 
 
 _PERIOD = "%Y-%m-%d_%H%M%S%z"  # with the offset: an hour may come twice
@@ -321,7 +408,10 @@ def _lock(folder: Path) -> int | None:
         return None
     import fcntl
 
-    descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+    with contextlib.suppress(FileExistsError):
+        open_own(folder / _LOCK, "xb", permissions=0o600).close()
+    with open_own(folder / _LOCK, "rb+") as file:
+        descriptor = os.dup(file.fileno())
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -340,13 +430,16 @@ def _compare(kept: dict[str, Any], settings: dict[str, Any], path: Path) -> None
         raise ValueError("\n".join([f"{path} is of a run with other settings:", *different, "Choose another --out."]))
 
 
-def _read_state(path: Path) -> dict[str, np.ndarray]:
+def _read_state(path: Path) -> tuple[dict[str, np.ndarray], int, str]:
+    """Returns the state, how many bytes of the journal belong to it, and the checksum of the last of their records."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with open_own(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             state = dict(arrays)
         own = state.pop("own_checksum")
         if own.item() != _checksum_of(state):
             raise ValueError("its checksum is another")
-        return state
+        return state, operator.index(state.pop("journal_bytes")[()]), str(state.pop("checksum")[()])
+    except PermissionError:
+        raise
     except Exception as error:  # a changed byte of an archive can raise anything
         raise _damaged(path.parent, f"its state {path.name} cannot be read ({error})") from error

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
-from videoswin_keras.atomic import full_disk_explained
+from videoswin_keras.atomic import full_disk_explained, open_own
 from videoswin_keras.streaming import report, writers
 from videoswin_keras.streaming.about import DAMAGED, About, Problem
 from videoswin_keras.streaming.annotation import annotate
@@ -187,7 +187,8 @@ class Run:
         if self._journal.state is None:
             self._save()  # so that records without a state are known to be damaged
             self._saved = -math.inf
-        self._file = (self.folder / SO_FAR).open("w", encoding="utf-8", newline="")
+        (self.folder / SO_FAR).unlink(missing_ok=True)
+        self._file = open_own(self.folder / SO_FAR, "x", encoding="utf-8", newline="")
         self._table = writers.begin_csv(self._file, self.about)
         for result in self._journal.results():
             self._write(self._smoother.add(result))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from videoswin_keras.streaming.camera import identity, public_name
 from videoswin_keras.streaming.clocks import LISTED, Start, add_seconds, find_starts, in_list, in_zone, seconds_after
-from videoswin_keras.text import printable
+from videoswin_keras.text import file_name, printable
 from videoswin_keras.video.decode import VideoError, read_header
 
 
@@ -91,7 +91,7 @@ def cameras(addresses: Sequence[str]) -> list[Source]:
         name = re.sub(r"\W+", "_", shown).strip("_")
         if [public_name(other) for other in addresses].count(shown) > 1:  # as its folder is told from others
             shown += f" ({own})"
-        sources.append(Source(f"{name}-{own}", shown, address=address))
+        sources.append(Source(file_name(name, f"-{own}"), shown, address=address))
     if twice := _twice([source.name for source in sources]):
         raise ValueError(f"A camera is given twice: {twice}.")
     return sources
@@ -114,7 +114,7 @@ def one_recording(name: str, paths: Sequence[Path], clocks: Clocks, is_in_order:
         paths.insert(place, path)
         starts.insert(place, start)
     more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
-    return Source(printable(name), printable(paths[0].name) + more, tuple(paths), tuple(starts))
+    return Source(file_name(name), printable(paths[0].name) + more, tuple(paths), tuple(starts))
 
 
 def _by_time(paths: Sequence[Path], clocks: Clocks) -> list[Path]:
@@ -151,17 +151,18 @@ def single_recordings(paths: Sequence[Path], clocks: Clocks) -> Iterator[Source]
         ValueError: if two would have the same folder.
     """
     folders = [path.resolve().parent.name for path in paths]
-    for names in (
+    for candidates in (
         [path.stem for path in paths],
         [path.name for path in paths],
         [f"{folder}_{path.name}" for folder, path in zip(folders, paths, strict=True)],
     ):
+        names = [file_name(candidate) for candidate in candidates]
         if not (twice := _twice(names)):
             break
     else:
         raise ValueError(f"Two recordings would have the folder {twice}. Give them in two calls, each with its --out.")
     for name, path in zip(names, paths, strict=True):
-        yield Source(printable(name), printable(path.name), (path,), clocks.of([path]))
+        yield Source(name, printable(path.name), (path,), clocks.of([path]))
 
 
 def _listed_and_missing(

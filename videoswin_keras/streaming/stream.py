@@ -5,6 +5,7 @@ import copy
 import gc
 import itertools
 import math
+import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from videoswin_keras.models.recurrent import RecurrentVideoSwin, flatten
 from videoswin_keras.prefetch import at_once, prefetched
 from videoswin_keras.streaming.frames import Missing, Sampler
 from videoswin_keras.streaming.smoothing import check_size, smooth
-from videoswin_keras.streaming.timeline import Result
+from videoswin_keras.streaming.timeline import LONGEST, Result
 from videoswin_keras.video import transforms
 
 Frame = np.ndarray | Callable[[], np.ndarray]
@@ -189,15 +190,23 @@ class VideoStream:
         """Returns the state that `StreamState.to_arrays` gave, of a stream with the same arguments."""
         state = self.start(longest_hold)
         try:
-            moment, done = arrays["position"].tolist()
-            state.sampler.resume(moment, arrays["times"].tolist(), next(iter(arrays["shown"]), None))
+            moment, done = map(operator.index, arrays["position"])
+            if not 0 <= done <= moment <= LONGEST * self.fps:
+                raise ValueError(f"moment {moment}, of which {done} are done")
+            shown = next(iter(arrays["shown"]), None)
+            state.sampler.resume(moment, arrays["times"].tolist(), shown)
+            if len(arrays["is_known"]) > self.clip_frames:
+                raise ValueError(f"{len(arrays['is_known'])} pictures of a clip of {self.clip_frames}")
+            for picture in (*arrays["window"], *(() if shown is None else (shown,))):
+                if picture.dtype != np.uint8 or picture.shape != (self.crop, self.crop, 3):
+                    raise ValueError(f"a picture of {picture.dtype} {picture.shape}")
             state.window.extend([None] * len(arrays["is_known"]))
             for place, picture in zip(np.flatnonzero(arrays["is_known"]), arrays["window"], strict=True):
                 state.window[place] = picture
             memory = [arrays[f"memory{index}"] for index in range(len(state.memory))]
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise ValueError(f"This is no state of a stream: {error!r}.") from error
-        shapes = [part.shape for part in memory], [part.shape for part in state.memory]
+        shapes = [[(part.shape, part.dtype) for part in parts] for parts in (memory, state.memory)]
         if shapes[0] != shapes[1]:
             raise ValueError(f"This is no state of this stream: its memory has {shapes[0]}, expected {shapes[1]}.")
         if any(not 0 <= filled[0] <= queue.shape[1] for queue, filled in zip(memory[::2], memory[1::2], strict=True)):

@@ -8,6 +8,8 @@ import numpy as np
 
 THRESHOLD = 0.5  # probability from which on a class is there, of classes that are there or not each by itself
 
+LONGEST = 10 * 366 * 86_400.0  # seconds of a recording, or of a camera's results
+
 
 @dataclass(frozen=True)
 class Result:

@@ -11,10 +11,10 @@ from pathlib import Path, PurePath
 from typing import IO, Any
 
 from videoswin_keras import optional
-from videoswin_keras.atomic import replacing
+from videoswin_keras.atomic import make_own_folder, replacing
 from videoswin_keras.streaming.about import NONE, About, FileSpan
 from videoswin_keras.streaming.timeline import Bout, Result, Timeline
-from videoswin_keras.text import printable, spreadsheet_safe
+from videoswin_keras.text import file_name, printable, spreadsheet_safe
 
 
 def write_csv(path: Path, results: Iterable[Result], about: About) -> None:
@@ -210,7 +210,7 @@ def write_webvtt(folder: Path, timeline: Timeline, about: About) -> None:
         _write_subtitles(folder / "labels.vtt", inside, about)
         return
     (folder / "labels.vtt").unlink(missing_ok=True)  # of when there was one file
-    (folder / "labels").mkdir(exist_ok=True)
+    make_own_folder(folder / "labels")
     for name, span in _subtitle_names(about.files):
         _write_subtitles(folder / "labels" / name, _inside(timeline, span), about)
 
@@ -228,8 +228,7 @@ def _subtitle_names(files: Sequence[FileSpan]) -> Iterable[tuple[str, FileSpan]]
     """Returns a file name for the subtitles of each file: the stem, or all of its name where stems are the same."""
     stems = [PurePath(span.file).stem for span in files]
     for span, stem in zip(files, stems, strict=True):
-        name = stem if stems.count(stem) == 1 else span.file.replace("/", "_").replace("\\", "_")
-        yield f"{name}.vtt", span
+        yield file_name(stem if stems.count(stem) == 1 else span.file, ".vtt"), span
 
 
 def _write_subtitles(path: Path, bouts: Iterable[Bout], about: About) -> None:

@@ -179,8 +179,10 @@ def _open(path: Path) -> Any:
     if not path.stat().st_size:
         raise VideoError(f"{path} is empty. Was it copied completely?")
     try:
-        # The path is made absolute because FFmpeg takes `12:30.mp4` for an address. Nothing but files is opened.
-        return av.open(os.path.abspath(path), options={"protocol_whitelist": "file"}, **_ANY_TAGS)
+        # The path is made absolute because FFmpeg takes `12:30.mp4` for an address. Nothing but files is opened, and of
+        # pictures none but this: `img%d.png` is a name, not a pattern of names.
+        options = {"protocol_whitelist": "file", "pattern_type": "none"}
+        return av.open(os.path.abspath(path), options=options, **_ANY_TAGS)
     except PermissionError:
         raise
     except av.error.FFmpegError as error:

@@ -32,7 +32,8 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray | None], rate: flo
     >>> write_video(f"{folder}/grey.mp4", np.full((8, 32, 48, 3), 128, "uint8"))
     """
     stream, exact_rate = None, Fraction(rate).limit_denominator(1000)
-    with replacing(path) as temporary, av.open(str(temporary), "w") as container:
+    options = {"protocol_whitelist": "file"}  # the path is absolute, or FFmpeg would take `12:30` for an address
+    with replacing(path) as temporary, av.open(str(temporary), "w", options=options) as container:
         for number, frame in enumerate(frames):
             if frame is None:
                 continue
