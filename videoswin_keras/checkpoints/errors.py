@@ -36,6 +36,10 @@ def reading(path: str | Path) -> Iterator[None]:
         raise type(error)(f"{path}: {_sentence(str(error))}") from error
     except (ImportError, FileNotFoundError, PermissionError):
         raise
+    except MemoryError as error:
+        raise CheckpointError(
+            f"{path} takes more memory than there is. Close other programs, or take a smaller model."
+        ) from error
     except Exception as error:
         reason = first_line(error)
         raise CheckpointError(f"{path} is not a readable checkpoint: {reason} Is the file complete?") from error

@@ -12,12 +12,13 @@ import h5py
 import numpy as np
 
 from videoswin_keras.atomic import replacing
+from videoswin_keras.checkpoints.claims import load_json, open_zip
 from videoswin_keras.checkpoints.errors import CheckpointError, reading
 from videoswin_keras.checkpoints.formats import Checkpoint
 from videoswin_keras.checkpoints.layout import Architecture, Parameter, parameters, to_keras
 
 METADATA = "videoswin_keras"  # attribute of the file: JSON, where the weights come from
-_LARGEST = 2**16  # bytes of it
+_LARGEST = 2**16  # bytes of it, where it is not text of any length
 
 
 def write(checkpoint: Checkpoint, path: str | Path, metadata: dict[str, Any]) -> None:
@@ -69,16 +70,17 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         CheckpointError: if the file cannot be read.
     """
     with reading(path):
-        text: Any = "{}"
+        metadata: Any = {}
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
-                text = file.attrs.get(METADATA, text)
+                if METADATA in file.attrs:
+                    if file.attrs.get_id(METADATA).get_storage_size() > _LARGEST:
+                        raise CheckpointError(f"its attribute {METADATA} is of more than {_LARGEST} bytes")
+                    metadata = json.loads(file.attrs[METADATA])
         elif zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                member = archive.NameToInfo.get(f"{METADATA}.json")
-                if member is not None and member.file_size <= _LARGEST:
-                    text = archive.read(member)
-        metadata = json.loads(text)
+            with open_zip(Path(path)) as archive:
+                if f"{METADATA}.json" in archive.namelist():
+                    metadata = load_json(archive, f"{METADATA}.json")
         return {key: value for key, value in metadata.items() if isinstance(value, str)}
 
 
