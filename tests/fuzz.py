@@ -315,7 +315,9 @@ def one(kind: Kind, honest: Path, folder: Path, seed: str, watch: Watch | None) 
         pass
     except Exception:
         wrong = traceback.format_exc()
-    taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10
+    taken = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
     if taken > MEGABYTES:
         wrong = f"{wrong or ''}it took {taken:.0f} MB"
     if watch and watch.seen:
@@ -336,8 +338,9 @@ def batch(name: str, honest: Path, work: Path, seed: int, cases: range) -> str |
             os.dup2(quiet, 1)
             os.dup2(quiet, 2)
             tempfile.tempdir = str(work)
-            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (size + ADDRESSES, resource.RLIM_INFINITY))
+            if (sizes := Path("/proc/self/statm")).exists():  # Linux
+                size = int(sizes.read_text().split()[0]) * resource.getpagesize()
+                resource.setrlimit(resource.RLIMIT_AS, (size + ADDRESSES, resource.RLIM_INFINITY))
             KINDS[name].read(Path(shutil.copytree(honest, work / "whole")))  # imports what it needs
             watch = Watch(work)
             for case in cases:

@@ -7,8 +7,10 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import fuzz
 import pytest
+
+pytest.importorskip("resource")  # which Windows does not have
+import fuzz
 
 pytestmark = pytest.mark.one_backend
 
