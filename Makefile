@@ -11,12 +11,13 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 # PyTorch's own index has builds for CPUs, without gigabytes of CUDA libraries; PyPI's are taken where it is out of reach.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
-.PHONY: help setup anew lint test test-all compat constraints demo parity bench notebooks clean
+.PHONY: help setup anew lint test test-all fuzz compat constraints demo parity bench notebooks clean
 
 help:
 	@echo "make demo      classify synthetic videos and a night with the small model that ships"
 	@echo "make test      lint, types, and the tests on every backend"
 	@echo "make test-all  the same and the large reference cases"
+	@echo "make fuzz      damage files at random, and read them: three minutes, or FUZZ='--minutes 60 --seed 7'"
 	@echo "make compat    every Python that is here, every backend, the lowest and the newest versions: gigabytes, half an hour"
 	@echo "make notebooks run the notebooks anew, and keep their outputs"
 	@echo "make parity    the table of differences from the official code, on every backend"
@@ -52,6 +53,11 @@ test: lint
 	KERAS_BACKEND=jax $(PYTEST) $(COMPUTING) -m "not large and not one_backend"
 	KERAS_BACKEND=tensorflow $(PYTEST) $(COMPUTING) -m "not large and not one_backend"
 	KERAS_BACKEND=torch $(PYTEST)
+
+# What is found is printed with its seed, and kept. One thread, or the process could not be forked.
+FUZZ ?= --minutes 3
+fuzz: setup
+	OMP_NUM_THREADS=1 KERAS_BACKEND=torch PYTHONPATH=tests/checkpoints:converters $(BIN)/python tests/fuzz.py $(FUZZ)
 
 # New releases are seen here before users see them; what passed is in tests/compat/README.md.
 compat: setup

@@ -60,7 +60,6 @@ def test_imports_point_one_way():
 
 def test_backends_are_imported_in_few_places():
     allowed = {
-        "checkpoints/files.py": {"torch"},
         "export_worker.py": {"tensorflow"},
         "nn/jax_functions.py": {"jax"},
         "nn/tensorflow_functions.py": {"tensorflow"},

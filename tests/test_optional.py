@@ -84,9 +84,9 @@ def test_names_all_that_is_missing_at_once(hide):
 
 def test_checkpoint_that_cannot_be_read_is_not_downloaded(hide, monkeypatch):
     monkeypatch.setattr(load, "download", lambda *arguments: pytest.fail("It was downloaded."))
-    hide("torch")
-    with pytest.raises(ImportError, match=r"swin_tiny.*\.pth, needs PyTorch, which is not installed"):
-        load.locate("tiny_kinetics400")
+    hide("safetensors")
+    with pytest.raises(ImportError, match=r"swin\.safetensors, needs safetensors, which is not installed"):
+        load.locate("https://example.org/swin.safetensors")
 
 
 def test_tells_a_broken_library_from_a_missing_one(tmp_path, monkeypatch):

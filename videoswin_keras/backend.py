@@ -13,6 +13,12 @@ from pathlib import Path
 from videoswin_keras import optional
 
 BACKENDS = ("torch", "jax", "tensorflow")
+OUT_OF_MEMORY = (
+    "There is not enough memory. Take a smaller model, smaller or fewer clips at once (`--batch-size`), or close other "
+    "programs."
+)
+# As PyTorch says it on CPUs and GPUs, and XLA and TensorFlow.
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|RESOURCE_EXHAUSTED|OOM when allocating", re.IGNORECASE)
 
 
 def choose_backend() -> str:
@@ -86,6 +92,19 @@ def device(name: str | None) -> Iterator[None]:
         raise ValueError(f"--device {name}: {keras.backend.backend()} cannot compute there ({reason}).") from error
     with keras.device(name):
         yield
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, numpy or any backend says that there is not enough memory.
+
+    Example:
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("3"))
+    (True, False)
+    """
+    return isinstance(error, MemoryError) or (
+        not isinstance(error, ValueError | OSError) and bool(_NO_MEMORY.search(str(error)))
+    )
 
 
 def _configured() -> str:

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import zipfile
 from dataclasses import replace
 
@@ -14,10 +15,18 @@ import torch
 from keras import ops
 
 import videoswin_keras
-from videoswin_keras import CheckpointError, VideoSwinBackbone, VideoSwinClassifier, convert, from_checkpoint
+from videoswin_keras import (
+    CheckpointError,
+    VideoSwinBackbone,
+    VideoSwinClassifier,
+    VideoSwinT,
+    convert,
+    from_checkpoint,
+)
 from videoswin_keras.checkpoints import files
 from videoswin_keras.checkpoints.formats import recognise
 from videoswin_keras.checkpoints.layout import Architecture, window_of_index, windows_with_rows
+from videoswin_keras.cli.main import main
 
 NANO = {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8), "window_size": (4, 3, 5)}
 ANY = (None, None, None, 3)
@@ -171,6 +180,38 @@ def test_reading_what_keras_writes(nano_weights, tmp_path):
     backbone.save_weights(tmp_path / "backbone.weights.h5")
     convert(nano_weights, tmp_path / "converted_backbone.weights.h5", drop_head=True)
     assert_same_weights(tmp_path / "backbone.weights.h5", tmp_path / "converted_backbone.weights.h5")
+
+
+@pytest.mark.parametrize("include_top", [True, False])
+def test_a_memory_is_written_as_keras_writes_it(include_top, tmp_path):
+    memory = {"stages": (1, 4), "num_tokens": 2, "memory_length": 3}
+    model = VideoSwinT(ANY, num_classes=3, include_top=include_top, memory=memory, **NANO)
+    model.save_weights(tmp_path / "keras.weights.h5")
+    convert(tmp_path / "keras.weights.h5", tmp_path / "out.weights.h5")
+    written = datasets(tmp_path / "out.weights.h5")
+    expected = datasets(tmp_path / "keras.weights.h5")
+    assert written.keys() == {name for name in expected if not name.endswith("/seed")}
+    for name, value in written.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+        assert value.dtype == expected[name].dtype
+    model.load_weights(tmp_path / "out.weights.h5")
+
+
+@pytest.mark.parametrize("name", ["out.weights.h5", "out.keras"])
+def test_a_full_disk(name, nano_weights, tmp_path, capsys):
+    """A limit of the size of files stands in for it. HDF5 would end the process."""
+    resource = pytest.importorskip("resource")
+    (tmp_path / name).write_text("older")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))
+    try:
+        code = main(["convert", str(nano_weights), "-o", str(tmp_path / name)])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 2
+    assert re.fullmatch(r"videoswin: error: There is no room left to write .*\n", capsys.readouterr().err)
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "older"
 
 
 def test_whole_model(nano, nano_weights, tmp_path):

@@ -96,7 +96,11 @@ def test_cut_off_files(share, name, saved, tmp_path):
     [
         None, b"", b"no json", b"\xff\xfe{", b"[1, 2]", b"3", b"{}", b"[" * 100_000, b'{"a":' * 100_000,
         b'{"class_name": 3, "config": 4}', b'{"class_name": "function", "config": {}, "module": "keras"}',
-        b'{"class_name": ["x"], "config": {}, "registered_name": [1]}',
+        b'{"class_name": ["x"], "config": {}, "registered_name": [1]}', b"null", b"[" * 900 + b"]" * 900,
+        b'{"module": "keras", "class_name": "Functional", "config": [1, 2]}',
+        b'{"module": "keras", "class_name": "Functional", "config": {"layers": [1]}, "registered_name": "os>exec"}',
+        b'{"module": "builtins", "class_name": "__lambda__", "config": {"value": ["4wAA", null, null]}}',
+        b'{"module": "keras", "class_name": "Functional", "config": ' + b'{"a":' * 900 + b"1" + b"}" * 901,
     ],
 )  # fmt: skip
 def test_configurations_that_are_none(config, saved, tmp_path):
@@ -137,6 +141,13 @@ def test_archives_that_expand(saved, tmp_path):
     assert_refused(write_zip(tmp_path / "x.keras", content | {"model.weights.h5": many.getvalue()}), "claims")
     (tmp_path / "x.weights.h5").write_bytes(many.getvalue())
     assert_refused(tmp_path / "x.weights.h5", "claims")
+
+
+@pytest.mark.parametrize("metadata", [b"", b"null", b"3", b"[]", b"[" * 100_000])
+def test_what_keras_says_of_a_file(metadata, saved, tmp_path):
+    """Its version and date, which nothing depends on."""
+    path = write_zip(tmp_path / "x.keras", members(saved / "model.keras") | {"metadata.json": metadata})
+    assert load_model(path).output_shape == (None, 3)
 
 
 @pytest.mark.parametrize("metadata", ["no json", "[]", "[" * 100_000, '{"name": ["a"], "format": {"b": 1}}'])

@@ -21,6 +21,7 @@ import torch
 
 from videoswin_keras import from_checkpoint
 from videoswin_keras.backend import choose_tensorflow_products
+from videoswin_keras.checkpoints import files
 from videoswin_keras.classification import VideoPipeline
 from videoswin_keras.cli.demo import night_bouts
 from videoswin_keras.cli.main import main
@@ -105,6 +106,27 @@ def test_classify_errors(arguments, message, video, tmp_path, capsys):
     arguments = [argument.format(video=video, empty=tmp_path) for argument in arguments]
     assert main(["classify", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4000 bytes."),
+        RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4000 bytes."),
+    ],
+    ids=["python", "torch", "jax"],
+)
+@pytest.mark.parametrize("where", [(VideoPipeline, "probabilities"), (files, "_numbers")], ids=["predict", "read"])
+def test_too_little_memory_is_one_line(where, error, video, monkeypatch, capsys):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(*where, fail)
+    assert main(["classify", str(video), "--weights", "pico_moving_shapes"]) == 2
+    said = capsys.readouterr().err
+    assert "There is not enough memory" in said.splitlines()[-1]
+    assert "Traceback" not in said
 
 
 def test_a_video_that_is_not_there(capsys):

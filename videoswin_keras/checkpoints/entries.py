@@ -11,6 +11,7 @@ from videoswin_keras.checkpoints.errors import CheckpointError
 _log = logging.getLogger(__name__)
 
 _DEPTH = 3  # of entries in entries
+_LONGEST = 1000  # characters of a name
 # What trainers call a moving average of the weights, and the weights. mmengine swaps the two before it saves: its
 # "ema_state_dict" are the weights without averaging.
 _AVERAGED = ("params_ema", "model_ema", "ema_model", "state_dict_ema", "ema")
@@ -48,7 +49,7 @@ def weights_of(content: Any, tensor: type, key: str | None) -> tuple[dict[str, A
         raise CheckpointError(
             f"it was refused: among the weights are things that are no tensors: {', '.join(wrong[:10])}"
         )
-    return {str(name): value for name, value in weights.items()}, is_told
+    return {_text(name): value for name, value in weights.items()}, is_told
 
 
 def one_model(tensors: dict[str, Any], key: str | None) -> dict[str, Any]:
@@ -70,11 +71,11 @@ def one_model(tensors: dict[str, Any], key: str | None) -> dict[str, Any]:
     if key is not None:
         chosen = [prefix for prefix in prefixes if prefix and prefix.removesuffix(".") == key.removesuffix(".")]
         if not chosen:
-            shown = ", ".join(sorted(prefix for prefix in prefixes if prefix)) or "no prefix"
+            shown = ", ".join(sorted(prefix for prefix in prefixes if prefix)[:10]) or "no prefix"
             raise CheckpointError(f"it has no weights called {key!r}; its keys begin with {shown}")
         return {name.removeprefix(chosen[0]): value for name, value in tensors.items() if name.startswith(chosen[0])}
     if len(prefixes) > 1:
-        shown = ", ".join(repr(prefix) for prefix in sorted(prefixes))
+        shown = ", ".join(repr(prefix) for prefix in sorted(prefixes)[:10])
         raise CheckpointError(f"it holds several models, whose keys begin with {shown}: say which by `key`")
     prefix = next(iter(prefixes), "")
     strangers = [name for name in tensors if not name.startswith(prefix) and _OF_A_MODEL.match(name)]
@@ -98,7 +99,7 @@ def _best(content: Mapping, every: dict[str, Mapping], tensor: type) -> str:
     ranked = sorted(found, key=_rank)
     first, *others = ranked
     if others and _rank(first) == _rank(others[0]):
-        raise CheckpointError(f"it holds several sets of weights, {', '.join(ranked)}: say which by `key`")
+        raise CheckpointError(f"it holds several sets of weights, {', '.join(ranked[:10])}: say which by `key`")
     hidden = [name for name, value in content.items() if hasattr(value, "what") and _rank(str(name)) < _rank(first)]
     if hidden:
         raise CheckpointError(f"its entry {hidden[0]} is a {_name(content[hidden[0]])}, no plain mapping of tensors")
@@ -125,11 +126,18 @@ def _mappings(
         yield path, content
     for name, value in content.items():
         if isinstance(value, Mapping) and depth < _DEPTH:
-            yield from _mappings(value, tensor, f"{path}.{name}" if path else str(name), depth + 1, seen)
+            yield from _mappings(value, tensor, f"{path}.{_text(name)}" if path else _text(name), depth + 1, seen)
 
 
 def _rank(path: str) -> int:
     return min((_NAMES.index(name) for name in path.split(".") if name in _NAMES), default=len(_NAMES))
+
+
+def _text(name: Any) -> str:
+    """Returns the name of an entry, which is short: names of entries in entries are put together."""
+    if not isinstance(name, str | int) or len(str(name)) > _LONGEST:
+        raise CheckpointError(f"one of its entries is called by no name, or one of more than {_LONGEST} characters")
+    return str(name)
 
 
 def _name(value: Any) -> str:

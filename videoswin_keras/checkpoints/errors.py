@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from videoswin_keras.backend import OUT_OF_MEMORY, is_out_of_memory
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read, is of no known format, or does not fit the model."""
@@ -37,6 +39,8 @@ def reading(path: str | Path) -> Iterator[None]:
     except (ImportError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise CheckpointError(f"{path} cannot be loaded: {OUT_OF_MEMORY}") from error
         reason = first_line(error)
         raise CheckpointError(f"{path} is not a readable checkpoint: {reason} Is the file complete?") from error
 

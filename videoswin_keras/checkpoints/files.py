@@ -1,11 +1,12 @@
 """Reads the tensors of a checkpoint file, whatever its container. A file is untrusted: nothing in it is run."""
 
+import contextlib
 import io
-import json
+import math
 import pickle
-import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -14,14 +15,14 @@ import ml_dtypes
 import numpy as np
 
 from videoswin_keras import optional
-from videoswin_keras.checkpoints import entries, unpickling
+from videoswin_keras.checkpoints import entries, pytorch, unpickling
+from videoswin_keras.checkpoints.claims import Tensor, check_tensors, load_json, open_zip
 from videoswin_keras.checkpoints.errors import CheckpointError, first_line, reading
 
-# A dataset or archive that claims more than this many times what is stored of it is a bomb, not weights.
-_LARGEST_EXPANSION = 100
-_SMALL = 2**24  # bytes that anything may claim
-_MAGIC_OF_TORCH = bytes.fromhex("6cfc9c46f9206aa85019")  # at the start of a file of before PyTorch 1.6
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"  # in a `.keras` file
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
+_LARGEST_CHUNK = 2**20  # bytes of a chunk that is larger than the dataset that is stored in it
+_DEPTH = 64  # groups in groups of an HDF5 file
 # What safetensors calls the types that numpy has, and those of ml_dtypes, which its own reader does not all know.
 _SAFETENSORS = {
     **{f"{kind}{size}": f"<{kind.lower()}{size // 8}" for kind in "FIU" for size in (16, 32, 64)},
@@ -54,21 +55,17 @@ def read(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No checkpoint file at {path}. Is the path right, and is it a file?")
-    with reading(path):
+    with reading(path), contextlib.ExitStack() as stack:
         reader = _reader(path)
-        if reader in (_read_torch, _read_paddle):
-            content, tensor = reader(path)
-            tensors, is_told = entries.weights_of(content, tensor, key)
+        content = stack.enter_context(reader(path))
+        if reader in (_open_torch, _open_paddle):
+            content, is_told = entries.weights_of(content, Tensor, key)
             key = None if is_told else key
-            if reader is _read_torch:
-                claimed = sum(value.numel() for value in tensors.values()) * 4
-                _check_expansion("the file", claimed, path.stat().st_size)
-        else:
-            tensors = reader(path)
-        tensors = entries.one_model(tensors, key)
+        tensors = entries.one_model(content, key)
         if not tensors:
             raise CheckpointError("it holds no tensors")
-        return {name: _as_float32(name, value) for name, value in tensors.items()}
+        check_tensors(tensors, path.stat().st_size)
+        return {name: _numbers(name, tensor) for name, tensor in tensors.items()}
 
 
 def read_model(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
@@ -77,20 +74,15 @@ def read_model(path: Path) -> tuple[dict[str, Any], dict[str, tuple[int, ...]]]:
     Raises:
         CheckpointError: if it is no such file, or its members or weights claim more than the file can hold.
     """
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        if lacking := {_CONFIG, _WEIGHTS} - {member.filename for member in members}:
+    with open_zip(path) as archive:
+        if lacking := {_CONFIG, _WEIGHTS} - {*archive.namelist()}:
             raise CheckpointError(f"it is no whole model: it has no {' and no '.join(sorted(lacking))}")
-        for member in members:
-            _check_expansion(member.filename, member.file_size, member.compress_size)
-        _check_expansion("the file", sum(member.file_size for member in members), path.stat().st_size)
-        if archive.getinfo(_CONFIG).file_size > _SMALL:
-            raise CheckpointError(f"its {_CONFIG} is of more than {_SMALL} bytes: it was refused")
-        config = json.loads(archive.read(_CONFIG))
+        config = load_json(archive, _CONFIG)
         if not isinstance(config, dict):
             raise CheckpointError(f"its {_CONFIG} holds a {type(config).__name__}, not a configuration")
-        with h5py.File(io.BytesIO(archive.read(_WEIGHTS)), "r") as file:
-            return config, {name: item.shape for name, item in _datasets(file)}
+        with _open_hdf5(io.BytesIO(archive.read(_WEIGHTS))) as tensors:
+            check_tensors(tensors, path.stat().st_size)
+            return config, {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def check_reader(name: str) -> None:
@@ -100,27 +92,27 @@ def check_reader(name: str) -> None:
         ImportError: if it is not.
     """
     ending = PurePosixPath(name).suffix
-    needs = {".pth": ["torch"], ".pt": ["torch"], ".safetensors": ["safetensors"]}.get(ending, [])
-    optional.require(f"Reading a {ending} file, as {name},", needs)
+    optional.require(f"Reading a {ending} file, as {name},", ["safetensors"] if ending == ".safetensors" else [])
 
 
-def _reader(path: Path) -> Any:
+def _reader(path: Path) -> Callable[[Path], AbstractContextManager[Any]]:
+    """Returns what yields the content of a file, in which each tensor is a `Tensor`, as long as it is open."""
     with path.open("rb") as file:
         start = file.read(512)
     if not start:
         raise CheckpointError("it is empty. Was its download cut off?")
     if start.startswith(b"\x89HDF"):
-        return _read_hdf5
+        return _open_hdf5
     if start.startswith(b"PK"):
         with zipfile.ZipFile(path) as archive:
             return _reader_of_zip(archive.namelist())
     what = _what_is(start, path.suffix)
     if path.suffix == ".pdparams" and what is None:
-        return _read_paddle
+        return _open_paddle
     if start[8:9] == b"{":
-        return _read_safetensors
-    if start.startswith(b"\x80") and _MAGIC_OF_TORCH in start:
-        return _read_torch
+        return _open_safetensors
+    if start.startswith(b"\x80") and pytorch.MAGIC in start:
+        return _open_torch
     if start.startswith(b"\x80"):
         what = "it is a pickle, and not of PyTorch; one of PaddlePaddle must be named *.pdparams"
     what = what or f"it starts with {start[:8]!r}"
@@ -130,16 +122,16 @@ def _reader(path: Path) -> Any:
     )
 
 
-def _reader_of_zip(names: list[str]) -> Any:
+def _reader_of_zip(names: list[str]) -> Callable[[Path], AbstractContextManager[Any]]:
     if _WEIGHTS in names:
-        return _read_keras
+        return _open_keras
     if any(name.endswith("/constants.pkl") for name in names):
         raise CheckpointError(
             "it is a TorchScript program, and programs are not run: where it is trusted, "
             "`torch.save(torch.jit.load(path).state_dict(), new_path)` saves its weights"
         )
     if any(name.endswith("data.pkl") for name in names):
-        return _read_torch
+        return _open_torch
     raise CheckpointError(
         f"it is a zip archive of something else ({', '.join(names[:3]) or 'nothing'}): if the checkpoint is in it, "
         "unpack it first"
@@ -160,85 +152,100 @@ def _what_is(start: bytes, ending: str) -> str | None:
     return None
 
 
-def _read_torch(path: Path) -> tuple[Any, type]:
-    """Returns what a PyTorch file holds, and the class of its tensors.
-
-    PyTorch's own reader refuses a file with anything but tensors and plain containers in it. Where there is more, a
-    second one leaves stand-ins in the place of all else.
-    """
-    with optional.needed(f"Reading the PyTorch file {path}", "torch"):
-        import torch
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
-        raise ImportError(f"Reading {path} safely needs PyTorch 2.6 or newer, this is {torch.__version__}.")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an unusual pickle protocol: it is read, or refused below
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError:
-            try:
-                content = torch.load(
-                    path, map_location="cpu", weights_only=False, pickle_module=unpickling.of_torch(torch)
-                )
-            except pickle.UnpicklingError as error:
-                raise CheckpointError(_refused(first_line(error).rstrip("."))) from error
-    if isinstance(content, unpickling.StandIn):
-        reason = f"it asks for {content.what}. If it is a whole PyTorch model, save `model.state_dict()`"
-        raise CheckpointError(_refused(reason))
-    return content, torch.Tensor
+@contextlib.contextmanager
+def _open_torch(path: Path) -> Iterator[Any]:
+    with _refusals_explained(), pytorch.open_torch(path) as content:
+        if isinstance(content, unpickling.StandIn):
+            what = f"it asks for {content.what[:200]}. If it is a whole PyTorch model, save `model.state_dict()`"
+            raise pickle.UnpicklingError(what)
+        yield content
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def _open_paddle(path: Path) -> Iterator[Any]:
+    with _refusals_explained():
+        with path.open("rb") as file:
+            content = unpickling.load_arrays(file, path.stat().st_size)
+        if isinstance(content, dict):
+            content.pop("StructuredToParameterName@@", None)  # Paddle's own table of names
+            for name, value in content.items():
+                if isinstance(value, tuple) and len(value) == 2:  # newer versions write a tensor as (name, array)
+                    content[name] = value[1]
+        yield content
+
+
+@contextlib.contextmanager
+def _refusals_explained() -> Iterator[None]:
+    try:
+        yield
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_refused(first_line(error).rstrip("."))) from error
+
+
+@contextlib.contextmanager
+def _open_safetensors(path: Path) -> Iterator[dict[str, Tensor]]:
     with optional.needed(f"Reading {path}", "safetensors"):
         from safetensors import deserialize
-    tensors = {}
-    for name, tensor in deserialize(path.read_bytes()):
-        if (code := tensor["dtype"]) not in _SAFETENSORS:
-            raise CheckpointError(f"{name} is of {code}, which are no numbers that can be read")
-        tensors[name] = np.frombuffer(tensor["data"], _SAFETENSORS[code]).reshape(tensor["shape"])
-    return tensors
+    yield {name: _of_safetensors(name, tensor) for name, tensor in deserialize(path.read_bytes())}
 
 
-def _read_hdf5(path: Path | io.BytesIO) -> dict[str, np.ndarray]:
+def _of_safetensors(name: str, tensor: dict[str, Any]) -> Tensor:
+    if (code := tensor["dtype"]) not in _SAFETENSORS:
+        raise CheckpointError(f"{name} is of {code}, which are no numbers that can be read")
+    shape, dtype = tuple(tensor["shape"]), np.dtype(_SAFETENSORS[code])
+    return Tensor(shape, dtype, lambda: np.frombuffer(bytearray(tensor["data"]), dtype).reshape(shape))
+
+
+@contextlib.contextmanager
+def _open_keras(path: Path) -> Iterator[dict[str, Tensor]]:
+    with open_zip(path) as archive, _open_hdf5(io.BytesIO(archive.read(_WEIGHTS))) as tensors:
+        yield tensors
+
+
+@contextlib.contextmanager
+def _open_hdf5(path: Path | io.BytesIO) -> Iterator[dict[str, Tensor]]:
     with h5py.File(path, "r") as file:
-        return {name: _numbers(item) for name, item in _datasets(file)}
+        if "model_weights" in file or {"model_config", "layer_names"} & set(file.attrs):
+            raise CheckpointError(
+                "it is in the older HDF5 format of Keras: load it with the Keras and the code that it was made with, "
+                'and save it again, with `model.save("model.keras")` or `model.save_weights("model.weights.h5")`'
+            )
+        yield {name: _of_dataset(name, item) for name, item in _datasets(file, "", set())}
 
 
-def _datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Yields the weights in a file and their names, after a check of all that the file says of them."""
-    if "model_weights" in file or {"model_config", "layer_names"} & set(file.attrs):
-        raise CheckpointError(
-            "it is in the older HDF5 format of Keras: load it with the Keras and the code that it was made with, and "
-            'save it again, with `model.save("model.keras")` or `model.save_weights("model.weights.h5")`'
-        )
-    found: dict[str, h5py.Dataset] = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Group):
-            for part in item:
-                if not isinstance(item.get(part, getlink=True), h5py.HardLink):
-                    raise CheckpointError(f"{name}/{part} is a link to another place: it was refused")
-        elif isinstance(item, h5py.Dataset) and not name.startswith("optimizer/"):
-            _check_dataset(name, item)
-            found[name] = item
-
-    visit("", file)
-    file.visititems(visit)
-    claimed, stored = (
-        sum(part) for part in ([i.nbytes for i in found.values()], [i.id.get_storage_size() for i in found.values()])
-    )
-    _check_expansion("the file", claimed, stored)
-    yield from found.items()
+def _datasets(group: h5py.Group, path: str, seen: set[h5py.Group]) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yields the weights in a group and in those in it, each of which is entered once."""
+    seen.add(group)
+    for part in group:
+        name = f"{path}{part}"
+        if not isinstance(group.get(part, getlink=True), h5py.HardLink):
+            raise CheckpointError(f"{name} is a link to another place: it was refused")
+        if name == "optimizer":
+            continue
+        item = group[part]
+        if isinstance(item, h5py.Dataset):
+            yield name, item
+        elif isinstance(item, h5py.Group) and item not in seen:
+            if name.count("/") >= _DEPTH:
+                raise CheckpointError(f"it has groups in groups, more than {_DEPTH} deep: it was refused")
+            yield from _datasets(item, f"{name}/", seen)
 
 
-def _check_dataset(name: str, item: h5py.Dataset) -> None:
+def _of_dataset(name: str, item: h5py.Dataset) -> Tensor:
+    """Returns the tensor in a dataset, after a check of all that the file says of it."""
     if item.external or item.is_virtual:
         raise CheckpointError(f"{name} lies in another file: it was refused")
     if item.shape is None:
         raise CheckpointError(f"{name} holds nothing")
-    is_number = item.dtype.kind in "fbiu" and h5py.check_enum_dtype(item.dtype) is None
-    if not is_number and not _is_bfloat16(item):
+    dtype = ml_dtypes.bfloat16 if _is_bfloat16(item) else item.dtype
+    if not _is_bfloat16(item) and (item.dtype.kind not in "fbiu" or h5py.check_enum_dtype(item.dtype) is not None):
         raise CheckpointError(f"{name} is of {item.dtype}, which are no numbers")
-    _check_expansion(name, item.nbytes, item.id.get_storage_size())
+    settings = item.id.get_create_plist()
+    if {settings.get_filter(index)[0] for index in range(settings.get_nfilters())} - _FILTERS:
+        raise CheckpointError(f"{name} is packed in an unusual way: it was refused")
+    if item.chunks and math.prod(item.chunks) * item.dtype.itemsize > max(item.nbytes, _LARGEST_CHUNK):
+        raise CheckpointError(f"{name} claims to lie in pieces larger than it is: it was refused")
+    return Tensor(item.shape, dtype, lambda: np.asarray(item[()]).view(dtype))
 
 
 def _is_bfloat16(item: h5py.Dataset) -> bool:
@@ -246,52 +253,12 @@ def _is_bfloat16(item: h5py.Dataset) -> bool:
     return item.dtype.kind == "V" and item.dtype.itemsize == 2 and item.attrs.get("dtype") == "bfloat16"
 
 
-def _numbers(item: h5py.Dataset) -> np.ndarray:
-    values = np.asarray(item[()])
-    return values.view(ml_dtypes.bfloat16) if _is_bfloat16(item) else values
-
-
-def _read_keras(path: Path) -> dict[str, np.ndarray]:
-    with zipfile.ZipFile(path) as archive:
-        weights = archive.getinfo(_WEIGHTS)
-        _check_expansion(weights.filename, weights.file_size, weights.compress_size)
-        return _read_hdf5(io.BytesIO(archive.read(weights)))
-
-
-def _check_expansion(name: str, claimed: int, stored: int) -> None:
-    if claimed > max(_SMALL, _LARGEST_EXPANSION * stored):
-        raise CheckpointError(f"{name} claims {claimed} bytes, of which the file holds {stored}: it was refused")
-
-
-def _read_paddle(path: Path) -> tuple[Any, type]:
-    try:
-        with path.open("rb") as file:
-            content = unpickling.load(file)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(_refused(first_line(error).rstrip("."))) from error
-    if isinstance(content, dict):
-        content.pop("StructuredToParameterName@@", None)  # Paddle's own table of names
-        for name, value in content.items():
-            if isinstance(value, tuple) and len(value) == 2:  # newer versions write a tensor as (name, array)
-                content[name] = value[1]
-    return content, unpickling.Array
-
-
-def _as_float32(name: str, value: Any) -> np.ndarray:
-    """Returns a tensor of any reader as an array: float32 where it is of floating-point numbers of any width."""
-    if isinstance(value, unpickling.Array):
-        value = value.value
-        if value.dtype == np.uint16:  # as PaddlePaddle writes bfloat16
-            value = value.view(ml_dtypes.bfloat16)
-    elif not isinstance(value, np.ndarray):  # PyTorch's
-        if value.is_quantized or value.layout.__repr__() != "torch.strided":
-            raise CheckpointError(f"{name} is a quantised or sparse tensor: save its plain values")
-        value = value.detach().cpu()
-        value = value.float().numpy() if value.is_floating_point() else value.numpy()
-    is_floating = value.dtype.kind == "f" or value.dtype.name.startswith(("bfloat", "float"))
-    if not is_floating and value.dtype.kind not in "biuc":
-        raise CheckpointError(f"{name} is of {value.dtype}, which are no numbers")
-    return value.astype("float32") if is_floating else value
+def _numbers(name: str, tensor: Tensor) -> np.ndarray:
+    """Returns what a tensor holds: as float32 where it is of floating-point numbers of any width."""
+    is_floating = tensor.dtype.kind == "f" or tensor.dtype.name.startswith(("bfloat", "float"))
+    if not is_floating and tensor.dtype.kind not in "biuc":
+        raise CheckpointError(f"{name} is of {tensor.dtype}, which are no numbers")
+    return tensor.read().astype("float32", copy=False) if is_floating else tensor.read()
 
 
 def _refused(reason: str) -> str:

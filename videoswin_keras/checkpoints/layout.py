@@ -207,7 +207,10 @@ def _memories(state: State, lengths: dict[int, int]) -> tuple[tuple[int, int, in
     tokens = {int(match[1]): len(state[key]) for key in state if (match := re.fullmatch(r"memory(\d\d?)\.tokens", key))}
     if tokens.keys() - lengths.keys():
         raise CheckpointError("The checkpoint has a memory, and does not say of how many clips. Is the file complete?")
-    return tuple((stage, tokens[stage], lengths[stage]) for stage in sorted(tokens))
+    memories = tuple((stage, tokens[stage], lengths[stage]) for stage in sorted(tokens))
+    if len({(tokens, length) for _, tokens, length in memories}) > 1:
+        raise CheckpointError(f"The memories differ in their tokens or lengths: {memories}.")
+    return memories
 
 
 def window_of_index(index: np.ndarray, rows: int) -> tuple[int, int, int]:

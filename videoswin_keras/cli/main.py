@@ -11,7 +11,7 @@ import sys
 from typing import Any, NoReturn
 
 from videoswin_keras import __version__, optional
-from videoswin_keras.backend import choose_backend, choose_tensorflow_products
+from videoswin_keras.backend import OUT_OF_MEMORY, choose_backend, choose_tensorflow_products, is_out_of_memory
 from videoswin_keras.checkpoints import zoo
 from videoswin_keras.text import printable_lines
 
@@ -64,6 +64,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except (ValueError, OSError, ImportError) as error:
         print(printable_lines(f"videoswin: error: {error}"), file=sys.stderr)
+        return 2
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"videoswin: error: {OUT_OF_MEMORY}", file=sys.stderr)
         return 2
 
 

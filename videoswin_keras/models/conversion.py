@@ -7,7 +7,6 @@ from typing import Any
 from videoswin_keras.atomic import replacing
 from videoswin_keras.checkpoints import own, zoo
 from videoswin_keras.checkpoints.assign import adapt, assign
-from videoswin_keras.checkpoints.errors import CheckpointError
 from videoswin_keras.checkpoints.formats import Checkpoint
 from videoswin_keras.checkpoints.layout import Architecture
 from videoswin_keras.checkpoints.load import locate, open_checkpoint
@@ -109,8 +108,6 @@ def _untrained(
         model = VideoSwinClassifier(VideoSwinBackbone(shape, **arguments), architecture.num_classes, **head, **shared)
     if architecture.memory:
         stages, tokens, lengths = zip(*architecture.memory, strict=True)
-        if len(set(tokens)) > 1 or len(set(lengths)) > 1:
-            raise CheckpointError(f"The memories differ in their tokens or lengths: {architecture.memory}.")
         model = RecurrentVideoSwin(model, stages, tokens[0], lengths[0], dtype=arguments.get("dtype"))
     return model
 
@@ -155,12 +152,11 @@ def convert(
     entry = zoo.ENTRIES.get(str(source))
     published = {"name": entry.name, "dataset": entry.dataset} if entry else {}
     metadata = {**own.metadata_of(checkpoint), "source": path.name, **own.read_metadata(path), **published}
-    is_weights = output.name.endswith(".weights.h5")
-    if is_weights and not checkpoint.architecture.memory:
+    if output.name.endswith(".weights.h5"):
         own.write(checkpoint, output, metadata)
         return checkpoint
+    model = build(checkpoint)
     with replacing(output) as temporary:
-        model = build(checkpoint)
-        (model.save_weights if is_weights else model.save)(temporary)
+        model.save(temporary)
         own.add_metadata(temporary, metadata)
     return checkpoint

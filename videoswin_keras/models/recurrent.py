@@ -1,7 +1,6 @@
 """Video Swin with a memory: one step per clip, or whole sequences of clips for training."""
 
 import inspect
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from videoswin_keras.atomic import replacing
+from videoswin_keras.checkpoints.claims import read_npz
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.configured import Configured
@@ -385,12 +385,9 @@ def load_state(path: str | Path) -> State:
     """
     state: State = {}
     try:
-        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            for key in arrays:
-                stage, name = key.split("/")
-                state.setdefault(stage, {})[name] = ops.convert_to_tensor(arrays[key], STATE_DTYPES[name])
-    except (ValueError, KeyError, EOFError, OSError, AttributeError, zipfile.BadZipFile) as error:
-        if isinstance(error, FileNotFoundError):
-            raise
+        for key, value in read_npz(path).items():
+            stage, name = key.split("/")
+            state.setdefault(stage, {})[name] = ops.convert_to_tensor(value, STATE_DTYPES[name])
+    except (ValueError, KeyError) as error:
         raise ValueError(f"{path} holds no state of a memory: {error}") from error
     return state

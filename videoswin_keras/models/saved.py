@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 
+from videoswin_keras.backend import is_out_of_memory
 from videoswin_keras.checkpoints import files, formats
 from videoswin_keras.checkpoints.errors import CheckpointError, OlderPortError, first_line, reading
 from videoswin_keras.models.backbone import VideoSwinBackbone
@@ -69,9 +70,9 @@ def load_model(path: str | Path) -> keras.Model:
         try:
             with _at_most(_MOST_WEIGHTS * values + _SPARE_WEIGHTS):
                 return keras.models.load_model(path, compile=False)
-        except CheckpointError:
-            raise
         except Exception as error:
+            if isinstance(error, CheckpointError) or is_out_of_memory(error):
+                raise
             raise CheckpointError(
                 f"Keras cannot rebuild the model: {first_line(error)} Was it changed, or saved by another version? "
                 "`videoswin convert` to a .weights.h5 takes its weights alone"
