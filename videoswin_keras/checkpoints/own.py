@@ -3,8 +3,10 @@
 No model has to be built for it.
 """
 
+import hashlib
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,48 +14,90 @@ import h5py
 import numpy as np
 
 from videoswin_keras.atomic import replacing
+from videoswin_keras.checkpoints import files
 from videoswin_keras.checkpoints.errors import CheckpointError, reading
 from videoswin_keras.checkpoints.formats import Checkpoint
 from videoswin_keras.checkpoints.layout import Architecture, Parameter, parameters, to_keras
 
 METADATA = "videoswin_keras"  # attribute of the file: JSON, where the weights come from
 _LARGEST = 2**16  # bytes of it
+_CHECKSUM = "videoswin_keras_sha256"  # attribute of the file: of its weights and of the other attribute
 
 
 def write(checkpoint: Checkpoint, path: str | Path, metadata: dict[str, Any]) -> None:
     """Writes `checkpoint`, which must be whole and without a memory, to `path` by way of a temporary name."""
+    weights = {
+        _path(parameter, checkpoint.architecture): to_keras(parameter.key, checkpoint.state[parameter.key])
+        for parameter in parameters(checkpoint.architecture)
+    }
+    window = np.array(checkpoint.architecture.window_size, "int32")
+    blocks = [_block(stage, i) for stage, depth in enumerate(checkpoint.architecture.depths) for i in range(depth)]
+    windows = {f"{_root(checkpoint.architecture)}/{block}/attention/vars/window_size": window for block in blocks}
+    write_tensors(weights | windows, path, metadata)
+
+
+def write_tensors(tensors: Mapping[str, np.ndarray], path: str | Path, metadata: dict[str, Any]) -> None:
+    """Writes tensors, which `files.read` returns as they are, with metadata and a checksum.
+
+    Raises:
+        CheckpointError: if something else is read back.
+    """
     with replacing(path) as temporary:
         with h5py.File(temporary, "w") as file:
-            for parameter in parameters(checkpoint.architecture):
-                value = to_keras(parameter.key, checkpoint.state[parameter.key])
-                file.create_dataset(_path(parameter, checkpoint.architecture), data=value)
-            window = np.array(checkpoint.architecture.window_size, "int32")
-            for i, depth in enumerate(checkpoint.architecture.depths):
-                for j in range(depth):
-                    file[f"{_root(checkpoint.architecture)}/{_block(i, j)}/attention/vars/window_size"] = window
-            file.attrs[METADATA] = json.dumps(metadata)
-        _compare(checkpoint, temporary)
+            for name, value in tensors.items():
+                file.create_dataset(name, data=value)
+        _compare(tensors, temporary)
+        add_metadata(temporary, metadata)
 
 
-def _compare(checkpoint: Checkpoint, path: Path) -> None:
-    """Reads back what was written, and raises CheckpointError if it is anything else than the checkpoint."""
+def _compare(tensors: Mapping[str, np.ndarray], path: Path) -> None:
     with h5py.File(path, "r") as file:
-        for parameter in parameters(checkpoint.architecture):
-            written = file[_path(parameter, checkpoint.architecture)][()]
-            if written.dtype != "float32" or not np.array_equal(
-                written, to_keras(parameter.key, checkpoint.state[parameter.key])
-            ):
-                raise CheckpointError(f"{parameter.key} is another after it was written. Is the disk sound?")
+        for name, value in tensors.items():
+            written = file[name][()]
+            if written.dtype != value.dtype or not np.array_equal(written, value):
+                raise CheckpointError(f"{name} is another after it was written. Is the disk sound?")
 
 
 def add_metadata(path: str | Path, metadata: dict[str, Any]) -> None:
-    """Adds to a file that Keras wrote what `write` records; Keras passes over it."""
+    """Adds to a file that Keras wrote what `write_tensors` records, and Keras passes over.
+
+    A `.keras` file, which is a zip archive, needs no checksum: it has those of all of its members.
+    """
+    text = json.dumps(metadata)
     if h5py.is_hdf5(path):
+        checksum = _checksum(files.read(path), text)
         with h5py.File(path, "a") as file:
-            file.attrs[METADATA] = json.dumps(metadata)
+            file.attrs[METADATA], file.attrs[_CHECKSUM] = text, checksum
         return
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(f"{METADATA}.json", json.dumps(metadata))
+        archive.writestr(f"{METADATA}.json", text)
+
+
+def check(path: str | Path, tensors: Mapping[str, np.ndarray]) -> bool:
+    """Compares the tensors that were read from a file with the checksum in it; returns whether there is one.
+
+    It finds what a disk, a network or a program changed in the file; who changes it on purpose can change both.
+
+    Raises:
+        CheckpointError: if the tensors are others than were written.
+    """
+    if not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path, "r") as file:
+        checksum, text = (file.attrs.get(name) for name in (_CHECKSUM, METADATA))
+    if checksum not in (None, _checksum(tensors, str(text))):
+        raise CheckpointError("its weights are others than were written to it: it is damaged. Take another copy of it")
+    return checksum is not None
+
+
+def _checksum(tensors: Mapping[str, np.ndarray], text: str) -> str:
+    """Returns the SHA-256 of tensors with their names, types and shapes, and of the text of the metadata."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = np.ascontiguousarray(tensors[name])
+        digest.update(f"\n{name} {value.dtype.str} {value.shape}\n".encode())
+        digest.update(value.data)
+    return digest.hexdigest()
 
 
 def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
