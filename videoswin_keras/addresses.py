@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 
 from videoswin_keras.text import printable
 
@@ -65,14 +66,22 @@ def public_address(text: str) -> str:
     return printable(text[: scheme.end()] + host + _SECRET.sub(r"\1", path))
 
 
-def without_secrets(text: str) -> str:
+def without_secrets(text: str, given: Iterable[str] = ()) -> str:
     """Returns a message with every address in it as `public_address` shows it.
+
+    Args:
+        text: The message.
+        given: Arguments of a command line that may be in it; addresses in them may have spaces.
 
     Example:
 
     >>> without_secrets("No answer from https://example.org/model.pth?token=secret today")
     'No answer from https://example.org/model.pth today'
     """
+    for argument in given:
+        if found := _SCHEME.search(argument):
+            address = argument[found.start() :]
+            text = text.replace(address, public_address(address))
     return re.sub(rf"{_SCHEME.pattern}\S+", lambda match: public_address(match[0]), text)
 
 

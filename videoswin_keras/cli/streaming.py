@@ -18,8 +18,8 @@ from typing import Any
 from tqdm import tqdm
 
 from videoswin_keras import __version__
-from videoswin_keras.addresses import identity, is_address, public_address
-from videoswin_keras.cli.inputs import find_videos, read_classes
+from videoswin_keras.addresses import identity, is_address, public_address, without_secrets
+from videoswin_keras.cli.inputs import find_videos, read_classes, read_sources
 from videoswin_keras.streaming import clocks
 from videoswin_keras.streaming.about import About, length_of_time
 from videoswin_keras.streaming.camera import SCHEMES, Camera, is_live
@@ -101,7 +101,7 @@ def _tried(name: str, work: Callable[[], int | None]) -> int:
         if not isinstance(error, ValueError | OSError | ImportError):
             logging.getLogger(__name__).exception("%s failed", name)
             return 1
-        print(printable_lines(f"videoswin: {name} failed: {error}"), file=sys.stderr)
+        print(printable_lines(without_secrets(f"videoswin: {name} failed: {error}")), file=sys.stderr)
         return 1
 
 
@@ -290,6 +290,10 @@ def _print_live(run: Any, result: Any, prefix: str) -> None:
 
 def _sources(options: argparse.Namespace) -> list[Source]:
     """Returns what to stream."""
+    if options.source_file is not None:
+        options.sources = [*options.sources, *read_sources(options.source_file)]
+    if not options.sources:
+        raise ValueError("There is nothing to stream: give a SOURCE, or a --source-file with some in it.")
     live = [source for source in options.sources if is_live(source)]
     if live:
         if len(live) < len(options.sources):
