@@ -38,7 +38,8 @@ def load_checkpoint(
     Args:
         model: `VideoSwinBackbone` or `VideoSwinClassifier`.
         source: Path of a `.pth`, `.pdparams`, `.safetensors`, `.weights.h5` or `.keras` file; or the name of a
-            checkpoint of the zoo (`videoswin models` lists them), which is downloaded once; or an http(s) URL.
+            checkpoint of the zoo (`videoswin models` lists them), which is downloaded once; or an http(s) URL, at
+            whose end `#sha256=` and 8 or more digits of the file's hash may stand.
         fresh_head: Whether to leave the model's own head as it is, for other classes than the checkpoint's.
         resample_window: Whether to resample the bias tables where the model's window is another.
         adapt_channels: Whether to adapt the patch embedding where the model's clips have other channels.
