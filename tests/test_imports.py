@@ -12,6 +12,8 @@ PACKAGE = Path(videoswin_keras.__file__).parent
 ORDER = (
     "atomic",
     "text",
+    "addresses",
+    "web",
     "optional",
     "backend",
     "prefetch",

@@ -47,7 +47,7 @@ def open_own(path: str | Path, mode: str, permissions: int = 0o666, **settings: 
 
     Args:
         path: The file.
-        mode: As `open` takes it, but for "w", which empties a file before it is known whose it is: "x" makes one.
+        mode: As `open` takes it.
         permissions: Of a new file, less what the umask takes away.
         settings: As `open` takes them.
 
@@ -65,19 +65,19 @@ def open_own(path: str | Path, mode: str, permissions: int = 0o666, **settings: 
     """
 
     def opener(name: str, flags: int) -> int:
-        # Without waiting for whoever is at the other end of a pipe.
-        descriptor = os.open(name, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), permissions)
+        # Without waiting for whoever is at the other end of a pipe, and emptied only when it is known whose it is.
+        extra = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK"))
+        descriptor = os.open(name, (flags & ~os.O_TRUNC) | extra, permissions)
         try:
-            reason = _not_own(os.fstat(descriptor), Path(path), bool(flags & (os.O_WRONLY | os.O_RDWR)))
-            if reason:
+            if reason := _not_own(os.fstat(descriptor), Path(path), bool(flags & (os.O_WRONLY | os.O_RDWR))):
                 raise _refused(path, reason)
+            if flags & os.O_TRUNC:
+                os.ftruncate(descriptor, 0)
         except OSError:
             os.close(descriptor)
             raise
         return descriptor
 
-    if "w" in mode:
-        raise ValueError(f'`mode` must not be one that empties a file before it is known whose it is: "{mode}".')
     if os.path.islink(path):
         raise _refused(path, "is a link")
     try:

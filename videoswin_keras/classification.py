@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
+from videoswin_keras.addresses import public_address
 from videoswin_keras.checkpoints import zoo
 from videoswin_keras.checkpoints.errors import CheckpointError, OlderPortError
 from videoswin_keras.checkpoints.labels import labels as dataset_labels
@@ -167,25 +168,25 @@ def load_classifier(weights: str | Path, labels: Sequence[str] | None = None) ->
         FileNotFoundError, CheckpointError: as `load_checkpoint`.
         ValueError: if the model has no classes, or not as many as labels, or takes only clips that are not square.
     """
-    path = locate(weights)
+    path, shown = locate(weights), public_address(str(weights))
     metadata = read_metadata(path)
     entry = zoo.ENTRIES.get(str(weights)) or zoo.ENTRIES.get(metadata.get("name", ""))
     model, format_, normalization = _load(path)
     normalization = metadata.get("normalization", normalization)
     if normalization:
         raise CheckpointError(
-            f"{weights} was trained with {normalization}, and clips would be normalised by ImageNet's. Load it with "
+            f"{shown} was trained with {normalization}, and clips would be normalised by ImageNet's. Load it with "
             "`from_checkpoint`, and give it clips that are normalised as it was trained."
         )
     format_ = metadata.get("format", format_)  # what it was converted from, or is
     try:
         classifier = outputs.with_classes(model)
     except ValueError as error:
-        raise ValueError(f"{weights} has no classes: {error}") from error
+        raise ValueError(f"{shown} has no classes: {error}") from error
     height, width = classifier.input_shape[2:4]
     if height != width:
         raise ValueError(
-            f"{weights} takes clips of {height} × {width} pixels only, and crops are square. "
+            f"{shown} takes clips of {height} × {width} pixels only, and crops are square. "
             "Build it for clips of any size."
         )
     dataset = None

@@ -1,4 +1,5 @@
 import hashlib
+import io
 import os
 import re
 import threading
@@ -6,6 +7,7 @@ from dataclasses import dataclass
 from http.client import IncompleteRead, RemoteDisconnected
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -30,6 +32,9 @@ class Answer:
     use_length: bool = True
     chunked: bool = False
     range_start: int | None = None  # what Content-Range says, if not what was asked for
+    version: tuple[str, str] | None = ("ETag", '"1"')  # the header that names the version of the file
+    use_if_range: bool = True  # whether it asks the version before it sends a range
+    location: str | None = None  # redirect to this address
 
 
 class Server(ThreadingHTTPServer):
@@ -40,6 +45,7 @@ class Server(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/models/model.pth"
         self.answers = []  # of the next requests; then the default
         self.requests = []  # the Range header of each request so far
+        self.paths = []  # the path of each
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -47,10 +53,19 @@ class Handler(BaseHTTPRequestHandler):
         asked = self.headers["Range"]
         self.server.requests.append(asked)
         answer = self.server.answers.pop(0) if self.server.answers else Answer()
+        self.server.paths.append(self.path)
+        if answer.location is not None:
+            self.send_response(302)
+            self.send_header("Location", answer.location)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if answer.status is not None:
-            self.send_error(answer.status)
+            self.send_error(answer.status, f"nothing at {self.path}")
             return
         content, start = answer.content, 0
+        if answer.use_if_range and self.headers["If-Range"] not in (None, answer.version and answer.version[1]):
+            asked = None
         if asked and answer.use_range:
             start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
             if start >= len(content):
@@ -63,6 +78,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
         else:
             self.send_response(200)
+        if answer.version:
+            self.send_header(*answer.version)
         body = content[start:]
         sent = body if answer.cut_after is None else body[: answer.cut_after]
         if answer.chunked:
@@ -110,7 +127,7 @@ def fetch(server, tmp_path, waits):
     """Downloads from the server into an empty folder, without a bar; waits are recorded, not waited."""
 
     def fetch(sha256_prefix=None, url=None, **options):
-        options = {"progress": False, "wait": waits.append, **options}
+        options = {"progress": False, "wait": waits.append, "clock": lambda: 0.0, **options}
         return download(url or server.url, tmp_path / "weights", sha256_prefix, **options)
 
     return fetch
@@ -123,8 +140,7 @@ def part(fetch, tmp_path, server):
     with pytest.raises(DownloadError):
         fetch()
     server.requests.clear()
-    name = hashlib.sha256(server.url.encode()).hexdigest()[:8] + "-model.pth.part"
-    return tmp_path / "weights" / name
+    return tmp_path / "weights" / (module.file_name(server.url) + ".part")
 
 
 def names(path):
@@ -278,37 +294,204 @@ def test_a_server_out_of_reach_is_tried_again(fetch, waits, error):
 
 @pytest.mark.parametrize("error", [ConnectionResetError("reset"), TimeoutError("late"), IncompleteRead(b"")], ids=repr)
 def test_an_error_while_reading_is_continued(fetch, server, error):
-    assert fetch(SHA256[:8], open_url=broken_once(error)).read_bytes() == CONTENT
-    assert server.requests == [None, f"bytes={2**14}-"]
+    arrived = []
+    assert fetch(SHA256[:8], open_url=broken_once(error, arrived)).read_bytes() == CONTENT
+    assert server.requests == [None, f"bytes={len(arrived[0])}-"]
 
 
-def broken_once(error):
-    """Opens addresses, but `error` comes instead of the first answer's second chunk."""
+def broken_once(error, chunks):
+    """Opens addresses, but `error` comes instead of the first answer's second chunk; `chunks` gets the others."""
     errors = [error]
 
     def open_url(request, timeout):
         response = urlopen(request, timeout=timeout)
-        read, chunks = response.read, []
+        read = response.read1
 
         def read_or_break(size):
             if chunks and errors:
                 raise errors.pop()
-            chunks.append(size)
-            return read(size)
+            chunks.append(read(size))
+            return chunks[-1]
 
-        response.read = read_or_break
+        response.read1 = read_or_break
         return response
 
     return open_url
 
 
+class Reset(io.RawIOBase):
+    """A connection that is reset after some bytes."""
+
+    def __init__(self, content):
+        self.content = content
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        if not self.content:
+            raise ConnectionResetError("reset")
+        buffer[: len(self.content)], count, self.content = self.content, len(self.content), b""
+        return count
+
+
+def test_what_came_before_a_reset_is_kept(fetch, server):
+    """Also when it is less than is read at a time."""
+    resets = [Reset(CONTENT[:1000])]
+
+    def open_url(request, timeout):
+        response = urlopen(request, timeout=timeout)
+        if resets:
+            response.fp.close()
+            response.fp = io.BufferedReader(resets.pop())
+        return response
+
+    assert fetch(SHA256[:8], open_url=open_url).read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=1000-"]
+
+
+OTHER = np.random.default_rng(1).bytes(300_000)
+
+
+@pytest.mark.parametrize(
+    "version",
+    [("ETag", '"0"'), ("ETag", 'W/"1"'), ("Last-Modified", "Mon, 01 Jan 2024 00:00:00 GMT"), ("ETag", '"\xe9"'), None],
+    ids=str,
+)
+@pytest.mark.parametrize("use_if_range", [True, False])
+def test_two_versions_are_never_one_file(fetch, server, version, use_if_range):
+    server.answers = [Answer(content=OTHER, version=version, cut_after=100_000), Answer(use_if_range=use_if_range)]
+    assert fetch().read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
+def test_one_version_is_continued_without_a_hash(fetch, server, header):
+    version = (header, {"ETag": '"1"', "Last-Modified": "Mon, 01 Jan 2024 00:00:00 GMT"}[header])
+    server.answers = [Answer(cut_after=100_000, version=version), Answer(version=version)]
+    assert fetch().read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=100000-"]
+
+
+class Clock:
+    """One that runs only while something is waited for."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def wait(self, seconds):
+        self.now += seconds
+
+
+def test_a_drip_ends(fetch, part, server):
+    clock = Clock()
+
+    def open_url(request, timeout):
+        response = urlopen(request, timeout=timeout)
+        read = response.read1
+
+        def drip(size):
+            clock.wait(1.0)
+            return read(1)
+
+        response.read1 = drip
+        return response
+
+    with pytest.raises(DownloadError, match="only 60 bytes arrived in 60 s; 5 attempts"):
+        fetch(open_url=open_url, clock=clock, wait=clock.wait)
+    assert part.read_bytes() == CONTENT[:300]
+
+
+def test_a_byte_a_connection_is_no_progress(fetch, server):
+    clock = Clock()
+    server.answers = [Answer(cut_after=1) for _ in range(20)]
+    with pytest.raises(DownloadError, match="5 attempts"):
+        fetch(clock=clock, wait=clock.wait)
+
+
+@pytest.mark.parametrize(
+    ("answer", "largest", "free", "said"),
+    [
+        (Answer(), 200_000, 10**9, "it has 300000 bytes, and at most 200000 bytes"),
+        (Answer(use_length=False), 200_000, 10**9, "the server sends more than 200000 bytes"),
+        (Answer(), 10**9, 200_000, "it takes 300000 bytes, and in .* only 200000 bytes are free"),
+    ],
+)
+def test_a_file_that_is_too_large_is_refused(fetch, server, tmp_path, monkeypatch, answer, largest, free, said):
+    monkeypatch.setattr(module, "LARGEST", largest)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    server.answers = [answer]
+    with pytest.raises(DownloadError, match=said):
+        fetch()
+    assert names(tmp_path / "weights") == []
+
+
+def test_a_hash_in_the_address_is_checked_and_not_sent(fetch, server, tmp_path):
+    path = fetch(url=f"{server.url}?a=1#sha256={SHA256[:8].upper()}")
+    assert path.read_bytes() == CONTENT
+    assert server.paths == ["/models/model.pth?a=1"]
+    path.unlink()
+    with pytest.raises(DownloadError, match=f"SHA-256 is {SHA256}, expected to begin with 0123abcd"):
+        fetch(url=f"{server.url}#sha256=0123abcd")
+    assert names(tmp_path / "weights") == []
+
+
+@pytest.mark.parametrize("location", ["ftp://127.0.0.1/model.pth", "file:///etc/passwd", "/models/model.pth"])
+def test_redirects_that_lead_nowhere_are_final(fetch, server, tmp_path, location):
+    server.answers = [Answer(location=location) for _ in range(20)]
+    with pytest.raises(DownloadError, match="answers 302 Found, which leads in a circle"):
+        fetch()
+    assert names(tmp_path / "weights") == []
+
+
+def test_a_redirect_to_a_malformed_address_is_final_and_not_shown(fetch, server, waits):
+    server.answers = [Answer(location="http://user:secret@127.0.0.1/model.pth")]
+    with pytest.raises(DownloadError, match="malformed") as error:
+        fetch()
+    assert "secret" not in str(error.value)
+    assert waits == []
+
+
+def test_a_redirect_is_followed(fetch, server):
+    server.answers = [Answer(location="/others/model.pth?token=1")]
+    assert fetch().read_bytes() == CONTENT
+    assert server.paths == ["/models/model.pth", "/others/model.pth?token=1"]
+
+
+def link(path, other):
+    other.write_bytes(b"kept")
+    path.symlink_to(other)
+
+
+def hard_link(path, other):
+    other.write_bytes(b"kept")
+    path.hardlink_to(other)
+
+
+def pipe(path, other):
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("ending", [".part", ".part.version", ".lock"])
+@pytest.mark.parametrize("make", [link, hard_link, pipe], ids=lambda make: make.__name__)
+def test_what_another_has_put_in_the_cache_is_not_written_to(fetch, part, server, tmp_path, make, ending):
+    path = part.with_name(part.name.removesuffix(".part") + ending)
+    make(path, tmp_path / "other")
+    with pytest.raises(DownloadError, match=r"(is a link|is no regular file|has a second name)") as error:
+        fetch()
+    assert str(path) in str(error.value)
+    assert make is pipe or (tmp_path / "other").read_bytes() == b"kept"
+
+
 def test_an_interruption_by_the_user_leaves_the_part(fetch, part, server):
+    arrived = []
     with pytest.raises(KeyboardInterrupt):
-        fetch(open_url=broken_once(KeyboardInterrupt()))
-    assert part.read_bytes() == CONTENT[: 2**14]
-    assert names(part.parent) == [part.name]
-    assert fetch(SHA256[:8]).read_bytes() == CONTENT
-    assert server.requests == [None, f"bytes={2**14}-"]
+        fetch(open_url=broken_once(KeyboardInterrupt(), arrived))
+    assert part.read_bytes() == arrived[0] == CONTENT[: len(arrived[0])]
+    assert names(part.parent) == [part.name, part.name + ".version"]
+    assert fetch().read_bytes() == CONTENT
+    assert server.requests == [None, f"bytes={len(arrived[0])}-"]
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
@@ -324,6 +507,7 @@ def test_a_refusal_is_final(fetch, server, tmp_path, waits, status):
     with pytest.raises(DownloadError, match=f"answers {status}") as error:
         fetch()
     assert server.url in str(error.value)
+    assert "nothing at" not in str(error.value)  # the server's own words may repeat the whole address
     assert "pass its path" in str(error.value)
     assert (server.requests, waits) == ([None], [])
     assert names(tmp_path / "weights") == []
@@ -374,6 +558,11 @@ def test_without_a_length_a_cut_is_seen_by_the_hash(fetch, server, tmp_path):
         ("http:///model.pth", "only http and https"),
         ("http://127.0.0.1/", "names no file"),
         ("http://127.0.0.1/models/%2E%2E", "names no file"),
+        ("http://[127.0.0.1/model.pth", "malformed"),
+        ("http://127.0.0.1/a model.pth", "spaces"),
+        ("http://127.0.0.1/modèle.pth", "ASCII"),
+        ("http://127.0.0.1/model.pth#sha256=0123abc", "8 to 64 hexadecimal digits"),
+        ("http://127.0.0.1/model.pth#SHA256-0123abcd", "8 to 64 hexadecimal digits"),
     ],
 )
 def test_only_http_addresses_of_files(tmp_path, url, said):
@@ -382,7 +571,7 @@ def test_only_http_addresses_of_files(tmp_path, url, said):
 
     with pytest.raises(DownloadError, match=said) as error:
         download(url, tmp_path, open_url=open_url)
-    assert url in str(error.value)
+    assert url.partition("#")[0] in str(error.value)
     assert names(tmp_path) == []
 
 
@@ -415,6 +604,7 @@ def test_the_lock_is_held_while_downloading(fetch, part):
     lock = part.with_suffix(".lock")
 
     def open_url(request, timeout):
+        assert lock.stat().st_mode & 0o777 == 0o600
         with lock.open("ab") as file, pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return urlopen(request, timeout=timeout)
@@ -474,7 +664,7 @@ def test_the_bar_counts_what_was_there_already(fetch, part, server, monkeypatch)
     monkeypatch.setattr(module, "tqdm", Bar)
     part.write_bytes(CONTENT[:100_000])
     server.answers = [Answer(cut_after=50_000)]
-    fetch(progress=True)
+    fetch(SHA256, progress=True)
     assert seen[0] == (150_000, 300_000, 300_000)
 
 

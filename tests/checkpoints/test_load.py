@@ -1,5 +1,6 @@
 """From a name, an address or a file to a model, with a server of our own in the place of the publishers'."""
 
+import errno
 import functools
 import json
 import threading
@@ -7,6 +8,7 @@ import zipfile
 from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import h5py
 import keras
 import numpy as np
 import peers
@@ -24,7 +26,7 @@ from videoswin_keras import (
     from_checkpoint,
     load_checkpoint,
 )
-from videoswin_keras.checkpoints import load, zoo
+from videoswin_keras.checkpoints import files, load, own, zoo
 from videoswin_keras.checkpoints.download import cache_directory
 from videoswin_keras.checkpoints.errors import CheckpointError
 from videoswin_keras.classification import VideoPipeline, load_classifier
@@ -101,6 +103,102 @@ def test_an_image_swin_by_address_is_the_one_by_path(server, tmp_path):
         assert by_path.architecture == by_url.architecture
         for key, value in by_path.state.items():
             np.testing.assert_array_equal(value, by_url.state[key], err_msg=key)
+    assert server.count == 1
+    assert [file.suffixes for file in cache_directory().iterdir()] == [[".weights", ".h5"]]
+
+
+ATTENTION = "layers/video_swin_backbone/layers/video_swin_stage/blocks/video_swin_block/attention"
+
+
+def flip(file):
+    weight = file[f"{ATTENTION}/qkv/vars/1"]
+    values = weight[()]
+    values.view("uint8").reshape(-1)[3] ^= 64  # of the first one's exponent
+    weight[...] = values
+
+
+def change_window(file):
+    file[f"{ATTENTION}/vars/window_size"][0] = 8
+
+
+def change_metadata(file):
+    file.attrs[own.METADATA] = file.attrs[own.METADATA].replace("official", "officiak")
+
+
+def forget_checksum(file):
+    """As by a version that wrote none."""
+    del file.attrs["videoswin_keras_sha256"]
+
+
+@pytest.mark.usefixtures("clean_cache")
+@pytest.mark.parametrize("damage", [flip, change_window, change_metadata, forget_checksum], ids=lambda d: d.__name__)
+def test_what_is_damaged_in_the_cache_is_downloaded_anew(server, nano, damage, caplog):
+    url = f"{server.url}/{sources.write_source('official', nano, server.folder).name}"
+    path = load.locate(url)
+    content = files.read(path)
+    with h5py.File(path, "r+") as file:
+        damage(file)
+    assert load.locate(url) == path
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} is damaged, or was not written by this version: it is downloaded anew"
+    ]
+    assert server.count == 2
+    for name, value in files.read(path).items():
+        np.testing.assert_array_equal(value, content[name], err_msg=name)
+
+
+@pytest.mark.parametrize("damage", [flip, change_window, change_metadata], ids=lambda d: d.__name__)
+def test_damage_to_a_converted_file_is_found(nano, tmp_path, damage):
+    path = tmp_path / "nano.weights.h5"
+    convert(sources.write_source("official", nano, tmp_path), path)
+    with h5py.File(path, "r+") as file:
+        damage(file)
+    with pytest.raises(CheckpointError, match=r"nano\.weights\.h5: its weights are others than were written"):
+        load.open_checkpoint(path)
+
+
+def test_damage_to_a_converted_memory_is_found(tmp_path):
+    model = RecurrentVideoSwin(from_checkpoint("pico_moving_shapes"), num_tokens=4, memory_length=2)
+    model.save(tmp_path / "pico.keras")
+    convert(tmp_path / "pico.keras", tmp_path / "pico.weights.h5")
+    load.open_checkpoint(tmp_path / "pico.weights.h5")
+    with h5py.File(tmp_path / "pico.weights.h5", "r+") as file:
+        file["layers/feedback_attention_memory/vars/0"][...] += 1
+    with pytest.raises(CheckpointError, match="its weights are others than were written"):
+        load.open_checkpoint(tmp_path / "pico.weights.h5")
+
+
+@pytest.mark.usefixtures("clean_cache")
+@pytest.mark.parametrize(
+    ("kind", "said"), [("page", "it is a web page"), ("cut", r"official\.pth"), ("other", r"official\.pth")]
+)
+def test_what_cannot_be_opened_is_not_kept(server, nano, kind, said):
+    path = sources.write_source("official", nano, server.folder)
+    whole = path.read_bytes()
+    if kind == "other":
+        sources.write_torch({"weight": np.zeros(3, "float32")}, path)
+    else:
+        path.write_bytes(b"<!DOCTYPE html><title>Log in</title>" if kind == "page" else whole[: len(whole) // 2])
+    url = f"{server.url}/{path.name}"
+    with pytest.raises(CheckpointError, match=said) as error:
+        load.locate(f"{url}?token=secret")
+    assert f"It came from {url}, and was removed; another call downloads it anew." in str(error.value)
+    assert "secret" not in str(error.value)
+    assert list(cache_directory().iterdir()) == []
+    path.write_bytes(whole)
+    assert load.locate(f"{url}?token=secret").is_file()
+
+
+@pytest.mark.usefixtures("clean_cache")
+@pytest.mark.parametrize("error", [MemoryError(), KeyboardInterrupt(), OSError(errno.EIO, "broken")], ids=repr)
+def test_what_only_the_machine_lacked_does_not_cost_the_download(server, nano, monkeypatch, error):
+    path = sources.write_source("official", nano, server.folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(load, "recognise", lambda tensors: (_ for _ in ()).throw(error))
+        with pytest.raises((CheckpointError, KeyboardInterrupt)):
+            load.locate(f"{server.url}/{path.name}")
+    assert load.locate(f"{server.url}/{path.name}").is_file()
+    assert server.count == 1
 
 
 @pytest.mark.usefixtures("clean_cache")

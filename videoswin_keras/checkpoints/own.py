@@ -3,9 +3,11 @@
 No model has to be built for it.
 """
 
+import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,46 +21,95 @@ from videoswin_keras.checkpoints.formats import Checkpoint
 from videoswin_keras.checkpoints.layout import Architecture, Parameter, parameters, to_keras
 
 METADATA = "videoswin_keras"  # attribute of the file: JSON, where the weights come from
+_CHECKSUM = "videoswin_keras_sha256"  # attribute of the file: of its weights and of the other attribute
 _LARGEST = 2**16  # bytes of it, where it is not text of any length
 
 
 def write(checkpoint: Checkpoint, path: str | Path, metadata: dict[str, Any]) -> None:
-    """Writes `checkpoint`, which must be whole, to `path` by way of a temporary name.
+    """Writes `checkpoint`, which must be whole, to `path` as `write_tensors` does."""
+    architecture = checkpoint.architecture
+    tensors = {
+        _path(parameter, architecture): to_keras(parameter.key, checkpoint.state[parameter.key])
+        for parameter in parameters(architecture)
+    }
+    for stage, depth in enumerate(architecture.depths):
+        for i in range(depth):
+            window = np.array(architecture.window_size, "int32")
+            tensors[f"{_root(architecture)}/{_block(stage, i)}/attention/vars/window_size"] = window
+    for stage, _, length in architecture.memory:
+        tensors[f"{_memory(stage, architecture)}/vars/memory_length"] = np.array(length, "int32")
+    write_tensors(tensors, path, metadata)
+
+
+def write_tensors(tensors: Mapping[str, np.ndarray], path: str | Path, metadata: dict[str, Any]) -> None:
+    """Writes tensors, which `files.read` returns as they are, by way of a temporary name, with metadata and a checksum.
 
     The file is made in memory: on a full disk HDF5 ends the process.
+
+    Raises:
+        CheckpointError: if something else is read back.
     """
-    architecture, content = checkpoint.architecture, io.BytesIO()
+    content, text = io.BytesIO(), json.dumps(metadata)
     with h5py.File(content, "w") as file:
-        for parameter in parameters(architecture):
-            value = to_keras(parameter.key, checkpoint.state[parameter.key])
-            file.create_dataset(_path(parameter, architecture), data=value)
-        window = np.array(architecture.window_size, "int32")
-        for i, depth in enumerate(architecture.depths):
-            for j in range(depth):
-                file[f"{_root(architecture)}/{_block(i, j)}/attention/vars/window_size"] = window
-        for stage, _, length in architecture.memory:
-            file[f"{_memory(stage, architecture)}/vars/memory_length"] = np.array(length, "int32")
-        file.attrs[METADATA] = json.dumps(metadata)
+        for name, value in tensors.items():
+            file.create_dataset(name, data=value)
+        file.attrs[METADATA], file.attrs[_CHECKSUM] = text, _checksum(tensors, text)
     with replacing(path) as temporary:
         temporary.write_bytes(content.getbuffer())
-        _compare(checkpoint, temporary)
+        _compare(tensors, temporary)
 
 
-def _compare(checkpoint: Checkpoint, path: Path) -> None:
-    """Reads back what was written, and raises CheckpointError if it is anything else than the checkpoint."""
+def _compare(tensors: Mapping[str, np.ndarray], path: Path) -> None:
     with h5py.File(path, "r") as file:
-        for parameter in parameters(checkpoint.architecture):
-            written = file[_path(parameter, checkpoint.architecture)][()]
-            if written.dtype != "float32" or not np.array_equal(
-                written, to_keras(parameter.key, checkpoint.state[parameter.key])
-            ):
-                raise CheckpointError(f"{parameter.key} is another after it was written. Is the disk sound?")
+        for name, value in tensors.items():
+            written = file[name][()]
+            if written.dtype != value.dtype or not np.array_equal(written, value):
+                raise CheckpointError(f"{name} is another after it was written. Is the disk sound?")
 
 
 def add_metadata(path: str | Path, metadata: dict[str, Any]) -> None:
-    """Adds to a `.keras` file what `write` records; Keras passes over it."""
+    """Adds to a `.keras` file what `write` records; Keras passes over it.
+
+    Such a file, which is a zip archive, needs no checksum: it has those of all of its members.
+    """
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(f"{METADATA}.json", json.dumps(metadata))
+
+
+def check(path: str | Path, tensors: Mapping[str, np.ndarray]) -> bool:
+    """Compares the tensors that were read from a file with the checksum in it; returns whether there is one.
+
+    It finds what a disk, a network or a program changed in the file; who changes it on purpose can change both.
+
+    Raises:
+        CheckpointError: if the tensors are others than were written.
+    """
+    if not h5py.is_hdf5(path):
+        return False
+    with h5py.File(path, "r") as file:
+        checksum, text = _attribute(file, _CHECKSUM), _attribute(file, METADATA)
+    if checksum and checksum != _checksum(tensors, text):
+        raise CheckpointError("its weights are others than were written to it: it is damaged. Take another copy of it")
+    return bool(checksum)
+
+
+def _attribute(file: h5py.File, name: str) -> str:
+    """Returns an attribute of a file as text; none if it is not there."""
+    if name not in file.attrs:
+        return ""
+    if file.attrs.get_id(name).get_storage_size() > _LARGEST:
+        raise CheckpointError(f"its attribute {name} is of more than {_LARGEST} bytes")
+    return str(file.attrs[name])
+
+
+def _checksum(tensors: Mapping[str, np.ndarray], text: str) -> str:
+    """Returns the SHA-256 of tensors with their names, types and shapes, and of the text of the metadata."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        value = np.ascontiguousarray(tensors[name])
+        digest.update(f"\n{name} {value.dtype.str} {value.shape}\n".encode())
+        digest.update(value.data)
+    return digest.hexdigest()
 
 
 def metadata_of(checkpoint: Checkpoint) -> dict[str, str]:
@@ -77,10 +128,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         metadata: Any = {}
         if h5py.is_hdf5(path):
             with h5py.File(path, "r") as file:
-                if METADATA in file.attrs:
-                    if file.attrs.get_id(METADATA).get_storage_size() > _LARGEST:
-                        raise CheckpointError(f"its attribute {METADATA} is of more than {_LARGEST} bytes")
-                    metadata = json.loads(file.attrs[METADATA])
+                metadata = json.loads(_attribute(file, METADATA) or "{}")
         elif zipfile.is_zipfile(path):
             with open_zip(Path(path)) as archive:
                 if f"{METADATA}.json" in archive.namelist():

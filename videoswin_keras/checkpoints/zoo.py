@@ -8,6 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 
+from videoswin_keras.addresses import is_web_address, public_address
+
 _FOLDER = resources.files("videoswin_keras.checkpoints")
 _WEIGHTS = ".weights.h5"
 
@@ -197,16 +199,17 @@ def check(source: str | os.PathLike, architecture: str | None = None) -> None:
     >>> check("tiny_kinetics400")
     """
     text = os.fspath(source)
-    if text.startswith(("http://", "https://")) or Path(text).is_file():
+    if is_web_address(text) or Path(text).is_file():
         return
+    shown = public_address(text)
     try:
         find(text, architecture)
     except ValueError as error:
         if Path(text).is_dir():
-            raise FileNotFoundError(f"{text} is a folder, not a checkpoint file.") from error
+            raise FileNotFoundError(f"{shown} is a folder, not a checkpoint file.") from error
         if Path(text).name != text or Path(text).suffix in _FILE_SUFFIXES:
-            raise FileNotFoundError(f"There is no weights file at {text}. Is the path right?") from error
-        raise FileNotFoundError(f"{text!r} is neither a file nor a checkpoint of the zoo. {error}") from error
+            raise FileNotFoundError(f"There is no weights file at {shown}. Is the path right?") from error
+        raise FileNotFoundError(f"{shown!r} is neither a file nor a checkpoint of the zoo. {error}") from error
 
 
 _FILE_SUFFIXES = (".keras", ".h5", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors", ".pdparams", ".zip", ".onnx")
@@ -226,7 +229,7 @@ def _advice(name: str, architecture: str | None, entries: list[ZooEntry]) -> str
         if not close:
             short = [] if architecture is None else [short for entry in entries for short in entry.short_names]
             close = difflib.get_close_matches(name, dict.fromkeys(names + short), n=3)
-        lines = [f"There is no checkpoint called {name!r}."]
+        lines = [f"There is no checkpoint called {public_address(name)!r}."]
         if close:
             lines.append(f"Did you mean {' or '.join(close)}?")
     lines.append("`videoswin models` lists all.")

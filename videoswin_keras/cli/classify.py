@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from videoswin_keras.addresses import public_address
 from videoswin_keras.atomic import replacing
 from videoswin_keras.cli.inputs import add_input_rate, find_videos, read_classes
 from videoswin_keras.text import printable, printable_lines
@@ -93,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
         finally:  # what there is, even after Ctrl-C
             if output:
                 is_complete = len(results) + len(failed) == len(videos)
-                content = {"weights": str(options.weights), "complete": is_complete}
+                content = {"weights": public_address(options.weights), "complete": is_complete}
                 write_json({**content, "results": results, "failed": failed}, output)
     if not results:
         print("videoswin: error: none of the videos could be classified.", file=sys.stderr)

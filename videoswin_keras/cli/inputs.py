@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from videoswin_keras.addresses import is_address, public_address
+
 # What a folder is searched for, beside what Python knows as a video's ending.
 VIDEO_SUFFIXES = {
     ".264", ".265", ".3g2", ".3gp", ".asf", ".avc", ".dav", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265", ".hevc",
@@ -39,6 +41,8 @@ def find_videos(paths: list[str]) -> Iterator[Path]:
     """Yields files as they are given, and the video files within folders, in the order of their names: 2 before 10."""
     if "" in paths:
         raise ValueError("A path is empty. Is a variable of the shell not set?")
+    if address := next((path for path in paths if is_address(path) and not Path(path).exists()), None):
+        raise ValueError(f"{public_address(address)} is an address: download the video, and give its path.")
     for path in map(Path, paths):
         if path.is_dir():
             found = sorted((file for file in path.rglob("*") if _is_video(file)), key=natural)
@@ -77,6 +81,17 @@ def _is_video(path: Path) -> bool:
     from videoswin_keras.video.reading import is_video
 
     return is_video(path)
+
+
+def read_sources(path: str) -> list[str]:
+    """Reads video files and addresses, one per line; empty lines and those that begin with "#" are passed over."""
+    try:
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"--source-file must be a text file of one address or path per line. Received: {path} ({error})."
+        ) from error
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def read_classes(path: str) -> list[str]:

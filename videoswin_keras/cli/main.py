@@ -11,6 +11,7 @@ import sys
 from typing import Any, NoReturn
 
 from videoswin_keras import __version__, optional
+from videoswin_keras.addresses import without_secrets
 from videoswin_keras.backend import OUT_OF_MEMORY, choose_backend, choose_tensorflow_products, is_out_of_memory
 from videoswin_keras.checkpoints import zoo
 from videoswin_keras.text import printable_lines
@@ -63,7 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         print("videoswin: stopped.", file=sys.stderr)
         return 130
     except (ValueError, OSError, ImportError) as error:
-        print(printable_lines(f"videoswin: error: {error}"), file=sys.stderr)
+        message = without_secrets(str(error), sys.argv[1:] if arguments is None else arguments)
+        print(printable_lines(f"videoswin: error: {message}"), file=sys.stderr)
         return 2
     except Exception as error:
         if not is_out_of_memory(error):
@@ -97,7 +99,7 @@ class Parser(argparse.ArgumentParser):
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
             if close and not any(other.startswith(name) for other in known):
                 message += f"\n{name} is not known. Did you mean {close[0]}?"
-        super().error(printable_lines(message))
+        super().error(printable_lines(without_secrets(message, self._given)))
 
 
 def _prepare(purpose: str, libraries: tuple[str, ...]) -> None:
@@ -116,7 +118,7 @@ _QUIET = 60.0  # seconds for which a message is not repeated
 
 
 class _Messages(logging.Formatter):
-    """Warnings as lines that can be printed; what has just been said is not said again."""
+    """Warnings as lines that can be printed, without secrets; what has just been said is not said again."""
 
     def __init__(self) -> None:
         super().__init__("videoswin: %(message)s")
@@ -130,7 +132,7 @@ class _Messages(logging.Formatter):
         return is_new
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable_lines(super().format(record))
+        return printable_lines(without_secrets(super().format(record)))
 
 
 def _listen() -> None:

@@ -11,6 +11,7 @@ EXAMPLES = """examples:
   videoswin stream card/ --join --weights sows.keras --out results
   videoswin stream a.mp4 b.mp4 --join --start "2026-11-20 21:30" --weights sows.keras --out results
   videoswin stream rtsp://10.0.0.7/1 rtsp://10.0.0.8/1 --weights sows.keras --out results --roll 24h
+  videoswin stream --source-file cameras.txt --weights sows.keras --out results
 
 Each recording gets a folder in --out: results.csv, results.jsonl, bouts.csv, boris.csv (BORIS's aggregated events),
 annotations.edf (EDF+), labels.vtt (WebVTT), report.png, report.html; results_so_far.csv while it runs. Killed at any
@@ -25,9 +26,14 @@ NEEDS = ("av", "cv2", "matplotlib", "edfio", "webvtt")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "sources",
-        nargs="+",
+        nargs="*",
         metavar="SOURCE",
         help="video files, or folders of them; or cameras: camera:0, or addresses such as rtsp://…",
+    )
+    parser.add_argument(
+        "--source-file",
+        help="text file of more sources, one per line (# begins a comment): where addresses have passwords, which "
+        "neither `ps` nor the shell's history should show",
     )
     parser.add_argument(
         "--weights", required=True, help="a .keras model, a checkpoint of any known format, or a name of the zoo"

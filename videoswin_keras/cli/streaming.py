@@ -19,11 +19,12 @@ from typing import Any
 from tqdm import tqdm
 
 from videoswin_keras import __version__
+from videoswin_keras.addresses import identity, is_address, public_address, without_secrets
 from videoswin_keras.atomic import make_own_folder
-from videoswin_keras.cli.inputs import find_videos, read_classes
+from videoswin_keras.cli.inputs import find_videos, read_classes, read_sources
 from videoswin_keras.streaming import clocks
 from videoswin_keras.streaming.about import About, length_of_time
-from videoswin_keras.streaming.camera import SCHEMES, Camera, identity, is_live
+from videoswin_keras.streaming.camera import SCHEMES, Camera, is_live
 from videoswin_keras.streaming.journal import check_is_new, period_folder, periods, read_settings
 from videoswin_keras.streaming.recording import Recording
 from videoswin_keras.streaming.sources import Clocks, Source, cameras, one_recording, single_recordings
@@ -102,7 +103,7 @@ def _tried(name: str, work: Callable[[], int | None]) -> int:
         if not isinstance(error, ValueError | OSError | ImportError):
             logging.getLogger(__name__).exception("%s failed", name)
             return 1
-        print(printable_lines(f"videoswin: {name} failed: {error}"), file=sys.stderr)
+        print(printable_lines(without_secrets(f"videoswin: {name} failed: {error}")), file=sys.stderr)
         return 1
 
 
@@ -292,19 +293,24 @@ def _print_live(run: Any, result: Any, prefix: str) -> None:
 
 def _sources(options: argparse.Namespace) -> list[Source]:
     """Returns what to stream."""
+    if options.source_file is not None:
+        options.sources = [*options.sources, *read_sources(options.source_file)]
+    if not options.sources:
+        raise ValueError("There is nothing to stream: give a SOURCE, or a --source-file with some in it.")
     live = [source for source in options.sources if is_live(source)]
     if live:
         if len(live) < len(options.sources):
-            raise ValueError(f"Cameras, or files, but not both at once. Received: {', '.join(options.sources)}.")
+            received = ", ".join(map(public_address, options.sources))
+            raise ValueError(f"Cameras, or files, but not both at once. Received: {received}.")
         for name in ("join", "annotate", "start", "name_format", "input_rate"):
             if getattr(options, name):
                 raise ValueError(f"--{name.replace('_', '-')} is for recordings, not for a camera.")
         if options.roll is not None and options.roll > 24:
             raise ValueError(f"--roll takes at most 24 hours. Received: {options.roll:g}.")
         return cameras(live)
-    if unknown := [source for source in options.sources if "://" in source and not Path(source).exists()]:
+    if unknown := [source for source in options.sources if is_address(source) and not Path(source).exists()]:
         kinds = ", ".join(f"{scheme}://" for scheme in sorted(SCHEMES))
-        raise ValueError(f"{unknown[0]} is no address of a camera: those begin with {kinds}.")
+        raise ValueError(f"{public_address(unknown[0])} is no address of a camera: those begin with {kinds}.")
     for name in ("hours", "roll"):
         if getattr(options, name) is not None:
             raise ValueError(f"--{name} is for a camera.")

@@ -1,19 +1,18 @@
 """Live video: a camera that is never waited for, and comes back after an outage."""
 
-import hashlib
 import logging
-import os
 import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from urllib.request import Request, urlopen
+from http.client import HTTPException
+from urllib.request import Request
 
 import numpy as np
 
-from videoswin_keras import optional
-from videoswin_keras.text import printable
+from videoswin_keras import optional, web
+from videoswin_keras.addresses import is_web_address, public_address, without_user
 
 _log = logging.getLogger(__name__)
 
@@ -22,51 +21,12 @@ _FIRST_WAIT, _LONGEST_WAIT = 1.0, 30.0  # seconds before another attempt to conn
 # that had not been set before.
 _STEP_BACK, _STEP_AHEAD = 1.0, 86_400.0
 _TIMEOUT_MS = 10_000  # to connect, and for the next frame
-_PASSWORD = re.compile(r"(?i)((?:password|passwd|passphrase|pass|pwd)=)[^&;/_?]*")
 SCHEMES = {"rtsp", "rtsps", "rtmp", "http", "https", "udp", "tcp", "srt"}
 
 
 def is_live(source: str) -> bool:
     """Whether `source` is a camera, "camera:0", or the address of a stream, and not a file."""
     return bool(re.fullmatch(r"camera:\d+", source)) or source.partition("://")[0].lower() in SCHEMES
-
-
-def public_name(source: str) -> str:
-    """Returns `source` for people: without user and password, and without all after a "?", which may hold them too.
-
-    Example:
-
-    >>> public_name("rtsp://user:secret@10.0.0.7:554/stream@1?channel=2")
-    'rtsp://10.0.0.7:554/stream@1'
-    """
-    scheme, separator, _, host, path, _ = _parts(source)
-    return printable(_PASSWORD.sub(r"\1", f"{scheme}{separator}{host}{path}"))
-
-
-def identity(source: str) -> str:
-    """Returns what tells a camera from others: a checksum of its whole address, but for passwords.
-
-    Example:
-
-    >>> identity("rtsp://user:old@10.0.0.7/1?channel=2") == identity("rtsp://user:new@10.0.0.7/1?channel=2")
-    True
-    >>> identity("rtsp://10.0.0.7/1?channel=1") == identity("rtsp://10.0.0.7/1?channel=2")
-    False
-    """
-    scheme, separator, user, host, path, query = _parts(source)
-    address = _PASSWORD.sub(r"\1", f"{scheme}{separator}{user.partition(':')[0]}@{host}{path}?{query}")
-    return hashlib.sha256(os.fsencode(address)).hexdigest()[:8]
-
-
-def _parts(source: str) -> tuple[str, str, str, str, str, str]:
-    """Returns scheme, "://", user and password, host and port, path, query of an address."""
-    scheme, separator, rest = source.partition("://")
-    rest, _, query = rest.partition("?")
-    authority = re.match(r"[^/#]*", rest)[0]  # type: ignore[index]
-    if "@" not in authority and "@" in rest and not re.fullmatch(r"[^:]*(:\d*)?|\[.*\](:\d*)?", authority):
-        authority = rest.rpartition("@")[0] + "@" + re.match(r"[^/#]*", rest.rpartition("@")[2])[0]  # type: ignore[index]
-    user, _, host = authority.rpartition("@")
-    return scheme, separator, user, host, rest[len(authority) :], query
 
 
 class Camera:
@@ -111,7 +71,9 @@ class Camera:
         prepare: Callable[[np.ndarray], np.ndarray] | None = None,
     ):
         if not is_live(source):
-            raise ValueError(f"A camera is camera:0, camera:1, … or an address such as rtsp://…. Received: {source}.")
+            raise ValueError(
+                f"A camera is camera:0, camera:1, … or an address such as rtsp://…. Received: {public_address(source)}."
+            )
         self.source = source
         self.dropped = self.outages = self.left_out = 0
         self._clock, self._steady = clock or time.time, steady or _since_start
@@ -143,7 +105,7 @@ class Camera:
 
     def frames(self) -> Iterator[tuple[float, np.ndarray]]:
         """Yields time in seconds and frame, uint8 RGB (height, width, 3), until the camera is closed."""
-        thread = threading.Thread(target=self._run_and_close, name=f"camera {public_name(self.source)}", daemon=True)
+        thread = threading.Thread(target=self._run_and_close, name=f"camera {public_address(self.source)}", daemon=True)
         thread.start()
         try:
             while True:
@@ -219,7 +181,7 @@ class Camera:
             except OSError as error:
                 reason = str(error)
             self.outages += 1
-            _log.warning("%s: %s; next attempt in %.0f s", public_name(self.source), reason, wait)
+            _log.warning("%s: %s; next attempt in %.0f s", public_address(self.source), reason, wait)
             if self._wait(wait):
                 return
             wait = min(2 * wait, _LONGEST_WAIT)
@@ -265,13 +227,16 @@ def _read(source: str) -> Iterator[Callable[[], np.ndarray | None]]:
 
 
 def _has_a_length(source: str) -> bool:
-    """Whether there is a file at an address, by what the server says of it; a camera has no end."""
-    if not source.lower().startswith(("http://", "https://")):
+    """Whether there is a file at an address, by what the server says of it; a camera has no end.
+
+    A password is not sent: FFmpeg may have kept it from the wire.
+    """
+    if not is_web_address(source):
         return False
     try:
-        with urlopen(Request(source, method="HEAD"), timeout=_TIMEOUT_MS / 1000) as response:
+        with web.open_url(Request(without_user(source), method="HEAD"), timeout=_TIMEOUT_MS / 1000) as response:
             return response.headers.get("Content-Length") is not None
-    except (OSError, ValueError):
+    except (OSError, ValueError, HTTPException):
         return False
 
 

@@ -187,8 +187,7 @@ class Run:
         if self._journal.state is None:
             self._save()  # so that records without a state are known to be damaged
             self._saved = -math.inf
-        (self.folder / SO_FAR).unlink(missing_ok=True)
-        self._file = open_own(self.folder / SO_FAR, "x", encoding="utf-8", newline="")
+        self._file = open_own(self.folder / SO_FAR, "w", encoding="utf-8", newline="")
         self._table = writers.begin_csv(self._file, self.about)
         for result in self._journal.results():
             self._write(self._smoother.add(result))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, tzinfo
 from pathlib import Path
 
-from videoswin_keras.streaming.camera import identity, public_name
+from videoswin_keras.addresses import identity, public_address
 from videoswin_keras.streaming.clocks import LISTED, Start, add_seconds, find_starts, in_list, in_zone, seconds_after
 from videoswin_keras.text import file_name, printable
 from videoswin_keras.video.decode import VideoError, read_header
@@ -87,9 +87,9 @@ def cameras(addresses: Sequence[str]) -> list[Source]:
     """Returns a source for each camera: the whole address counts, and none may be there twice."""
     sources = []
     for address in addresses:
-        shown, own = public_name(address), identity(address)
+        shown, own = public_address(address), identity(address)
         name = re.sub(r"\W+", "_", shown).strip("_")
-        if [public_name(other) for other in addresses].count(shown) > 1:  # as its folder is told from others
+        if [public_address(other) for other in addresses].count(shown) > 1:  # as its folder is told from others
             shown += f" ({own})"
         sources.append(Source(file_name(name, f"-{own}"), shown, address=address))
     if twice := _twice([source.name for source in sources]):
