@@ -5,11 +5,12 @@ import copy
 import io
 import json
 import math
+import os
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -78,14 +79,15 @@ def check_tensors(tensors: dict[str, Tensor], stored: int) -> None:
 
 
 @contextlib.contextmanager
-def open_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+def open_zip(file: Path | IO[bytes]) -> Iterator[zipfile.ZipFile]:
     """Opens a zip archive whose members can be read whole: they have the sizes that it states, within the budget.
 
     Raises:
         CheckpointError: if they have not.
     """
-    with zipfile.ZipFile(path) as archive:
-        budget = Budget(path.stat().st_size)
+    with zipfile.ZipFile(file) as archive:
+        assert archive.fp is not None  # it is open
+        budget = Budget(os.fstat(archive.fp.fileno()).st_size)
         for member in archive.infolist():
             budget.take(member.filename, member.file_size)
         for member in archive.infolist():
@@ -122,7 +124,7 @@ def load_json(archive: zipfile.ZipFile, name: str) -> Any:
     return json.loads(archive.read(name))
 
 
-def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+def read_npz(file: str | Path | IO[bytes]) -> dict[str, np.ndarray]:
     """Returns the arrays of an untrusted `.npz` file, by name, in little more memory than the file states and can hold.
 
     Raises:
@@ -138,7 +140,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     {'offset': array(3)}
     """
     try:
-        with open_zip(Path(path)) as archive:
+        with open_zip(Path(file) if isinstance(file, str) else file) as archive:
             names = archive.namelist()
             return {name.removesuffix(".npy"): _array(archive.read(name)) for name in names}
     except (FileNotFoundError, PermissionError):

@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 
 from videoswin_keras.atomic import PREFIX, full_disk_explained, make_own_folder, open_own, replacing
+from videoswin_keras.checkpoints.claims import read_npz
 from videoswin_keras.streaming.about import DAMAGED, OVERLAP, FileSpan, Problem
 from videoswin_keras.streaming.timeline import LONGEST, Result
 
@@ -433,8 +434,8 @@ def _compare(kept: dict[str, Any], settings: dict[str, Any], path: Path) -> None
 def _read_state(path: Path) -> tuple[dict[str, np.ndarray], int, str]:
     """Returns the state, how many bytes of the journal belong to it, and the checksum of the last of their records."""
     try:
-        with open_own(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            state = dict(arrays)
+        with open_own(path, "rb") as file:
+            state = read_npz(file)
         own = state.pop("own_checksum")
         if own.item() != _checksum_of(state):
             raise ValueError("its checksum is another")
