@@ -12,7 +12,7 @@ from pathlib import Path
 
 from videoswin_keras.streaming.camera import identity, public_name
 from videoswin_keras.streaming.clocks import LISTED, Start, add_seconds, find_starts, in_list, in_zone, seconds_after
-from videoswin_keras.text import printable
+from videoswin_keras.text import file_name, printable
 from videoswin_keras.video.decode import VideoError, read_header
 
 
@@ -21,7 +21,7 @@ class Source:
     """One recording, or one camera.
 
     Attributes:
-        name: Of its folder of results.
+        name: What it is called in its results.
         described: What it is, for people.
         paths: Its files, in order; none of a camera.
         starts: When each of them begins, or None.
@@ -33,6 +33,11 @@ class Source:
     paths: tuple[Path, ...] = ()
     starts: tuple[Start | None, ...] = ()
     address: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder of its results."""
+        return file_name(self.name)
 
 
 @dataclass(frozen=True)
@@ -151,17 +156,18 @@ def single_recordings(paths: Sequence[Path], clocks: Clocks) -> Iterator[Source]
         ValueError: if two would have the same folder.
     """
     folders = [path.resolve().parent.name for path in paths]
-    for names in (
+    for candidates in (
         [path.stem for path in paths],
         [path.name for path in paths],
         [f"{folder}_{path.name}" for folder, path in zip(folders, paths, strict=True)],
     ):
+        names = list(map(printable, candidates))
         if not (twice := _twice(names)):
             break
     else:
         raise ValueError(f"Two recordings would have the folder {twice}. Give them in two calls, each with its --out.")
     for name, path in zip(names, paths, strict=True):
-        yield Source(printable(name), printable(path.name), (path,), clocks.of([path]))
+        yield Source(name, printable(path.name), (path,), clocks.of([path]))
 
 
 def _listed_and_missing(
