@@ -12,6 +12,7 @@ PACKAGE = Path(videoswin_keras.__file__).parent
 ORDER = (
     "atomic",
     "text",
+    "progress",
     "optional",
     "backend",
     "prefetch",

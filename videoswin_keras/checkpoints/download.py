@@ -14,7 +14,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
-from tqdm import tqdm
+from videoswin_keras.progress import Bar
 
 CHUNK = 2**20  # bytes read at a time
 TIMEOUT = 60.0  # seconds without a byte before a connection counts as broken
@@ -203,7 +203,7 @@ def _fetch(url: str, part: Path, progress: bool, open_url: Callable[..., Any], w
     failures, furthest = 0, _size(part)
     name = part.name.removesuffix(".part")
     settings: Any = {"desc": name, "unit": "B", "unit_scale": True, "unit_divisor": 1024, "disable": not progress}
-    with tqdm(**settings, leave=False) as bar:  # only what has arrived leaves its bar
+    with Bar(**settings, leave=False) as bar:  # only what has arrived leaves its bar
         while True:
             try:
                 digest = _receive(url, part, open_url, bar)
@@ -222,7 +222,7 @@ def _fetch(url: str, part: Path, progress: bool, open_url: Callable[..., Any], w
                 wait(2.0 ** (failures - 1))
 
 
-def _receive(url: str, part: Path, open_url: Callable[..., Any], bar: tqdm) -> str:
+def _receive(url: str, part: Path, open_url: Callable[..., Any], bar: Bar) -> str:
     """Sends one request for what `part` lacks, appends the answer, and returns the SHA-256 of the whole.
 
     Raises:
