@@ -14,6 +14,7 @@ ORDER = (
     "text",
     "addresses",
     "web",
+    "progress",
     "optional",
     "backend",
     "prefetch",

@@ -111,6 +111,6 @@ def _configured() -> str:
     """Returns what Keras would choose without the variable."""
     home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
     try:
-        return str(json.loads((home / "keras.json").read_text())["backend"])
+        return str(json.loads((home / "keras.json").read_text(encoding="utf-8"))["backend"])
     except (OSError, ValueError, KeyError, TypeError):
         return "tensorflow"

@@ -8,7 +8,6 @@ from typing import Any, Self
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from videoswin_keras.addresses import public_address
 from videoswin_keras.checkpoints import zoo
@@ -20,6 +19,7 @@ from videoswin_keras.models import outputs
 from videoswin_keras.models.conversion import build
 from videoswin_keras.models.pixels import takes_pixels
 from videoswin_keras.models.saved import load_model
+from videoswin_keras.progress import Bar
 from videoswin_keras.video import protocols, transforms
 from videoswin_keras.video.protocols import Protocol, Views
 
@@ -142,7 +142,7 @@ class VideoPipeline:
             views: What `protocol.views` returned for it.
             progress: As for a call.
         """
-        bar = tqdm(views, unit="view", leave=False, disable=None if progress and len(views) > 1 else True)
+        bar = Bar(views, unit="view", leave=False, disable=None if progress and len(views) > 1 else True)
         scores = np.mean([self.probabilities(clip) for clip in bar], axis=0)
         is_multi_label = outputs.is_multi_label(self.model)
         return Classification(str(path), self.labels, tuple(scores.tolist()), len(views), is_multi_label)

@@ -1,9 +1,44 @@
-"""Names of files and classes from strangers, made safe to show."""
+"""Names of files and classes from strangers, made safe to show and to write."""
 
 import hashlib
+import json
 import os
+import re
 import unicodedata
 from pathlib import Path
+from typing import Any
+
+_SURROGATES = re.compile(r"[\ud800-\udfff]+")
+# How a formula begins, in a cell and where ";" separates cells; East Asian spreadsheets take the wide signs too.
+_FORMULA = re.compile(r"(^|;)(\s*)(?=[=+\-@＝＋－＠])")
+
+
+def writable(name: str | Path) -> str:
+    r"""Returns a name as text that every file can hold: bytes that are not UTF-8 as their escapes.
+
+    All else is as it was: this is for data that programs read (JSON). `printable` is for what people read.
+
+    Example:
+
+    >>> writable(os.fsdecode(b"sow \xff.mp4"))
+    'sow \\xff.mp4'
+    """
+    return _SURROGATES.sub(lambda found: _bytes_shown(found[0]), str(name))
+
+
+def writable_json(content: Any, indent: int | None = None) -> str:
+    """Returns JSON of which all texts are `writable`."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False)
+    return _SURROGATES.sub(lambda found: json.dumps(_bytes_shown(found[0]), ensure_ascii=False)[1:-1], text)
+
+
+def _bytes_shown(surrogates: str) -> str:
+    """Returns what Python keeps of a file's name as surrogates: characters where they are UTF-8, escapes elsewhere."""
+    try:
+        content = surrogates.encode("utf-8", errors="surrogateescape")
+    except UnicodeEncodeError:  # others, of a broken JSON or of Windows
+        content = surrogates.encode("utf-8", errors="backslashreplace")
+    return content.decode("utf-8", errors="backslashreplace")
 
 
 def printable(name: str | Path) -> str:
@@ -14,34 +49,30 @@ def printable(name: str | Path) -> str:
     >>> printable("night\\x1b[2J\\n.mp4")
     'night\\\\x1b[2J\\\\n.mp4'
     """
-    text = str(name)
-    try:  # a file's name may have any bytes, which Python keeps as surrogates
-        content = text.encode("utf-8", errors="surrogateescape")
-    except UnicodeEncodeError:  # others
-        content = text.encode("utf-8", errors="replace")
     return "".join(
         character
         if character.isprintable() or unicodedata.category(character) == "Zs"
         else character.encode("unicode_escape").decode()
-        for character in content.decode("utf-8", errors="backslashreplace")
+        for character in writable(name)
     )
 
 
 def printable_lines(text: str) -> str:
-    """Returns a message of one or several lines, each of them `printable`."""
-    return "\n".join(map(printable, text.split("\n")))
+    """Returns a message of one or several lines, each of them `printable`, with its tabs."""
+    return re.sub(r"[^\n\t]+", lambda found: printable(found[0]), text)
 
 
 def spreadsheet_safe(text: str) -> str:
     """Returns a text that a spreadsheet does not run as a formula: with an apostrophe before "=", "+", "-" or "@".
 
+    Also after a ";", which separates cells for spreadsheets of many countries.
+
     Example:
 
-    >>> spreadsheet_safe("=HYPERLINK(1)"), spreadsheet_safe("lying")
-    ("'=HYPERLINK(1)", 'lying')
+    >>> spreadsheet_safe("=HYPERLINK(1)"), spreadsheet_safe("a;@b"), spreadsheet_safe("lying")
+    ("'=HYPERLINK(1)", "a;'@b", 'lying')
     """
-    text = printable(text)
-    return f"'{text}" if text[:1] in {"=", "+", "-", "@"} else text
+    return _FORMULA.sub(r"\1\2'", printable(text))
 
 
 _LONGEST_NAME = 255  # bytes of a file's name, on most file systems
@@ -62,8 +93,8 @@ def file_name(name: str, ending: str = "") -> str:
     safe = printable(name).replace("/", "_").replace("\\", "_")
     if not safe.strip("."):
         safe = "_" * max(1, len(safe))
-    room = _LONGEST_NAME - len(os.fsencode(ending))
+    room = _LONGEST_NAME - len(ending.encode())
     if len(safe.encode()) > room:  # what is cut off is told from others by its checksum
         checksum = "-" + hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
         safe = safe.encode()[: room - len(checksum)].decode(errors="ignore") + checksum
-    return safe + ending
+    return os.fsdecode((safe + ending).encode())  # as this system names files, also where its locale is ASCII alone

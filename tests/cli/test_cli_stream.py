@@ -444,7 +444,7 @@ def test_a_name_of_dots_and_an_out_like_an_address(tmp_path, monkeypatch, capsys
     monkeypatch.chdir(tmp_path)
     write_video("...mp4", moving_shape(0, seed=5, frames=24, size=64), rate=8)
     assert main(["stream", "...mp4", *PICO, "--out", "http:/127.0.0.1/x", "--annotate"]) == 0
-    assert capsys.readouterr().out.startswith(f"__: 3 s, see {Path('http:/127.0.0.1/x/__')}")
+    assert capsys.readouterr().out.startswith(f"..: 3 s, see {Path('http:/127.0.0.1/x/__')}")
     assert len(list(iter_frames("http:/127.0.0.1/x/__/annotated.mp4"))) == 24
     assert sorted(path.name for path in tmp_path.iterdir()) == ["...mp4", "http:"]
     assert [path.name for path in (tmp_path / "http:/127.0.0.1/x").iterdir()] == ["__"]

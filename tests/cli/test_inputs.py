@@ -19,7 +19,8 @@ def video(tmp_path):
 
 
 def found(folder):
-    return [path.name for path in find_videos([str(folder)])]
+    videos, _ = find_videos([str(folder)])
+    return [path.name for path in videos]
 
 
 SUFFIXES = """

@@ -62,9 +62,9 @@ def test_results_stay_in_the_folder_that_is_named(tmp_path, name):
     sources = [*single_recordings([tmp_path / name, tmp_path / "other.mp4"], Clocks(UTC))]
     sources.append(one_recording(name, [tmp_path / name], Clocks(UTC), True))
     for source in sources:
-        (tmp_path / source.name).mkdir(exist_ok=True)
-        assert (tmp_path / source.name).resolve().parent == tmp_path
-        assert source.name.isprintable()
+        (tmp_path / source.folder).mkdir(exist_ok=True)
+        assert (tmp_path / source.folder).resolve().parent == tmp_path
+        assert (source.name + source.folder).isprintable()
 
 
 def test_names_that_are_no_text_are_told_apart(tmp_path):
@@ -72,8 +72,8 @@ def test_names_that_are_no_text_are_told_apart(tmp_path):
         tmp_path / os.fsdecode(name)
         for name in (b"\xff.mp4", b"\xfe.mp4", 251 * b"x" + b"a.mp4", 251 * b"x" + b"b.mp4")
     ]
-    assert len({source.name for source in single_recordings(paths, Clocks(UTC))}) == 4
+    assert len({source.folder for source in single_recordings(paths, Clocks(UTC))}) == 4
 
 
 def test_a_folder_without_a_name(tmp_path):
-    assert one_recording("", [tmp_path / "x.mp4"], Clocks(UTC), True).name == "_"
+    assert one_recording("", [tmp_path / "x.mp4"], Clocks(UTC), True).folder == "_"

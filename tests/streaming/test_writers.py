@@ -171,6 +171,10 @@ def test_clock():
 
 
 HOSTILE = ("=HYPERLINK(1)", "+1", "@SUM(A1)", "-2", "line\n\nbreak --> 00:01", "\x1b[2Jgone", "<script>", "plain #1")
+HOSTILE = (*HOSTILE, "\t=1", "\r=2", "a; @b", "＝3", "half\udc80")
+
+
+FILES = (FileSpan("=a\n.mp4", 0.0, 99.0, 99.0, "its name"), FileSpan("=b.mp4", 99.0, 100.0, 100.0, "its name"))
 
 
 def test_names_from_strangers_are_only_text(tmp_path):
@@ -178,8 +182,9 @@ def test_names_from_strangers_are_only_text(tmp_path):
     bouts = [Bout(float(start), start + 1.0, start) for start in range(len(HOSTILE))]
     results = [Result(bout.start, bout.end, tuple(np.eye(len(HOSTILE))[bout.label])) for bout in bouts]
     timeline = Timeline(bouts, float(len(HOSTILE)))
-    about = About("=night\x07", HOSTILE, "@night.mp4", 4.0, files=(FileSpan("=a\n.mp4", 0.0, 99.0, 99.0, "its name"),))
+    about = About("=night\x07", HOSTILE, "@night.mp4", 4.0, files=FILES)
     writers.write_csv(tmp_path / "results.csv", results, about)
+    writers.write_jsonl(tmp_path / "results.jsonl", results, about)
     writers.write_bouts(tmp_path / "bouts.csv", timeline, about)
     writers.write_boris(tmp_path / "boris.csv", timeline, about)
     writers.write_webvtt(tmp_path, timeline, about)
@@ -189,8 +194,9 @@ def test_names_from_strangers_are_only_text(tmp_path):
         assert text.count("\n") == len(HOSTILE) + 1 + skipped
         assert "\x1b" not in text
         for row in csv.reader(text.splitlines()[skipped:]):
-            assert not [cell for cell in row if cell[:1] in {"=", "+", "-", "@", "\t", "\r"}]
-    captions = webvtt.read(tmp_path / "labels.vtt").captions
+            cells = [part.lstrip(" ") for cell in row for part in cell.split(";")]  # as other countries separate them
+            assert not [cell for cell in cells if cell[:1] in {*"=+-@＝", "\t", "\r"}]
+    captions = webvtt.read(tmp_path / "labels" / "=a_n.vtt").captions
     assert [caption.start_in_seconds for caption in captions] == [bout.start for bout in bouts]
     assert captions[6].raw_text == "&lt;script&gt;"
     assert list(mne.read_annotations(tmp_path / "annotations.edf").description)[4:6] == [

@@ -17,11 +17,10 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request
 
-from tqdm import tqdm
-
 from videoswin_keras import web
 from videoswin_keras.addresses import identity, public_address, public_file_name, without_secrets
 from videoswin_keras.atomic import open_own
+from videoswin_keras.progress import Bar
 
 CHUNK = 2**20  # bytes read at a time
 TIMEOUT = 60.0  # seconds without a byte before a connection counts as broken
@@ -295,7 +294,7 @@ def _fetch(
     url: str,
     part: _Part,
     progress: bool,
-    receive: Callable[[tqdm], str],
+    receive: Callable[[Bar], str],
     wait: Callable[[float], object],
     clock: Callable[[], float],
 ) -> str:
@@ -303,7 +302,7 @@ def _fetch(
     failures, furthest, since = 0, part.size, clock()
     name = part.path.name.removesuffix(".part")
     settings: Any = {"desc": name, "unit": "B", "unit_scale": True, "unit_divisor": 1024, "disable": not progress}
-    with tqdm(**settings, leave=False) as bar:  # only what has arrived leaves its bar
+    with Bar(**settings, leave=False) as bar:  # only what has arrived leaves its bar
         while True:
             try:
                 digest = receive(bar)
@@ -324,7 +323,7 @@ def _fetch(
                 wait(2.0 ** (failures - 1))
 
 
-def _receive(url: str, part: _Part, open_url: Callable[..., Any], clock: Callable[[], float], bar: tqdm) -> str:
+def _receive(url: str, part: _Part, open_url: Callable[..., Any], clock: Callable[[], float], bar: Bar) -> str:
     """Sends one request for what `part` lacks, appends the answer, and returns the SHA-256 of the whole.
 
     Raises:

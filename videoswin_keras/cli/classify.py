@@ -1,16 +1,17 @@
 """`videoswin classify`: what is seen in video files."""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 from videoswin_keras.addresses import public_address
-from videoswin_keras.atomic import replacing
+from videoswin_keras.atomic import full_disk_explained, open_own, replacing
+from videoswin_keras.cli import terminal
 from videoswin_keras.cli.inputs import add_input_rate, find_videos, read_classes
-from videoswin_keras.text import printable, printable_lines
+from videoswin_keras.text import printable, writable_json
 
 HELP = "Classify video files."
 EXAMPLES = """examples:
@@ -30,7 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--classes", help="text file of class names, one per line (default: the checkpoint's own)")
     parser.add_argument("--top", type=int, default=5, help="how many classes to print (default: %(default)s)")
-    parser.add_argument("--json", help="also write all probabilities of all videos to this file")
+    parser.add_argument(
+        "--json",
+        metavar="FILE.json",
+        help="also write all probabilities of all videos to this file; until it is there, FILE_so_far.jsonl has those "
+        "of the videos that are done, one on a line, also after the command was killed",
+    )
     parser.add_argument(
         "--views",
         type=int,
@@ -50,26 +56,22 @@ def run(options: argparse.Namespace) -> int:
     if options.top < 1:
         raise ValueError(f"--top must be at least 1. Received: {options.top}.")
     output = Path(options.json) if options.json else None
-    if output and not output.parent.is_dir():
-        raise FileNotFoundError(f"There is no folder {output.parent} to write {output.name} to.")
-    if output and (output.is_dir() or not os.access(output.parent, os.W_OK)):
-        raise PermissionError(f"--json {output} cannot be written: it is a folder, or in one that is write-protected.")
-    videos = list(find_videos(options.videos))
+    if output:
+        _check_output(output)
+    videos, passed_over = find_videos(options.videos)
     labels = read_classes(options.classes) if options.classes else None
-
-    from tqdm import tqdm
 
     from videoswin_keras.backend import device
     from videoswin_keras.classification import VideoPipeline
     from videoswin_keras.prefetch import prefetched
+    from videoswin_keras.progress import Bar
     from videoswin_keras.video.protocols import Views
 
-    results: list[dict] = []
-    failed: list[dict] = []
     with device(options.device):
         pipeline = VideoPipeline.load(options.weights, labels, interval=options.interval)
 
         def decoded() -> Iterator[tuple[Path, Views | Exception]]:
+            yield from passed_over
             for video in videos:
                 try:
                     yield video, pipeline.protocol.views(video, options.views, options.input_rate)
@@ -77,30 +79,94 @@ def run(options: argparse.Namespace) -> int:
                     yield video, error
 
         print(f"Clips: {pipeline.protocol.describe(options.views)}", file=sys.stderr)
-        try:
-            bar = tqdm(
-                prefetched(decoded()), total=len(videos), unit="video", disable=len(videos) < 2 or None, file=sys.stderr
-            )
-            for video, views in bar:
+        count = len(videos) + len(passed_over)
+        with _Results(output, public_address(options.weights), count) as results:
+            for video, views in Bar(prefetched(decoded()), total=count, unit="video", disable=count < 2 or None):
                 if isinstance(views, Exception):
-                    failed.append({"path": str(video), "error": str(views)})
-                    tqdm.write(printable_lines(f"videoswin: skipped: {views}"), file=sys.stderr)
+                    results.fail(video, views)
+                    Bar.write(f"videoswin: skipped: {views}", file=sys.stderr)
                     continue
                 result = pipeline.classify_views(video, views, progress=True)
-                results.append(result.to_dict())
-                tqdm.write(printable(video), file=sys.stdout)
+                results.add(result.to_dict())
+                Bar.write(printable(video), file=sys.stdout)
                 for label, probability in result.top(options.top):
-                    tqdm.write(f"  {100 * probability:6.2f} %  {printable(label)}", file=sys.stdout)
-        finally:  # what there is, even after Ctrl-C
-            if output:
-                is_complete = len(results) + len(failed) == len(videos)
-                content = {"weights": public_address(options.weights), "complete": is_complete}
-                write_json({**content, "results": results, "failed": failed}, output)
-    if not results:
+                    Bar.write(f"  {100 * probability:6.2f} %  {printable(label)}", file=sys.stdout)
+                sys.stdout.flush()
+                if not output and not terminal.has_reader():
+                    return 1  # `… | head`
+    if not results.num_done:
         print("videoswin: error: none of the videos could be classified.", file=sys.stderr)
-    return 1 if failed or not results else 0
+    return 1 if results.failed or not results.num_done else 0
 
 
-def write_json(content: dict, path: Path) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def _check_output(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} to.")
+    if (path.exists() and not path.is_file()) or not os.access(path.parent, os.W_OK):
+        raise PermissionError(
+            f"--json {path} cannot be written: it is a folder or a device, or in a folder that is write-protected."
+        )
+
+
+class _Results:
+    """What is known about the videos so far; at the end of its `with` block, whatever ends it, the file of --json.
+
+    Args:
+        path: Of that file; or None for none. Beside it, as NAME_so_far.jsonl, is one JSON object on a line for each
+            video while the block runs, or after this process was killed.
+        weights: What the file says about them.
+        count: Of videos that there are to do.
+
+    Attributes:
+        num_done: How many videos have a result.
+        failed: What is known about the others.
+    """
+
+    def __init__(self, path: Path | None, weights: str, count: int):
+        self.num_done = 0
+        self.failed: list[dict[str, Any]] = []
+        self._path, self._weights, self._count = path, weights, count
+        self._places: list[int] = []  # where in the file of lines the results begin
+
+    def __enter__(self) -> Self:
+        if self._path:
+            self._so_far = self._path.with_name(f"{self._path.stem}_so_far.jsonl")
+            self._file = open_own(self._so_far, "wb+")
+        return self
+
+    def add(self, result: dict[str, Any]) -> None:
+        if self._path:
+            self._places.append(self._append(result))
+        self.num_done += 1
+
+    def fail(self, path: Path, error: Exception) -> None:
+        entry = {"path": str(path), "error": str(error)}
+        if self._path:
+            self._append(entry)
+        self.failed.append(entry)
+
+    def _append(self, entry: dict[str, Any]) -> int:
+        """Adds a line to the file of lines, and returns where it begins."""
+        place = self._file.tell()
+        with full_disk_explained(self._so_far):
+            self._file.write(writable_json(entry).encode() + b"\n")
+            self._file.flush()
+        return place
+
+    def __exit__(self, *error: object) -> None:
+        if self._path:
+            with self._file:
+                self._put_together(self._path)
+            self._so_far.unlink()
+
+    def _put_together(self, path: Path) -> None:
+        """Writes the file from the lines beside it, one at a time: there may be more of them than fit into memory."""
+        is_complete = self.num_done + len(self.failed) == self._count
+        head = {"weights": self._weights, "complete": is_complete, "failed": self.failed}
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            file.write(writable_json(head, indent=1).removesuffix("\n}").encode())
+            file.write(b',\n "results": [')
+            for number, place in enumerate(self._places):
+                self._file.seek(place)
+                file.write((b",\n  " if number else b"\n  ") + self._file.readline().rstrip())
+            file.write(b"\n ]\n}\n")

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     import keras
 
-    from videoswin_keras.cli.main import main
+    from videoswin_keras.cli.main import perform
     from videoswin_keras.data.synthetic import MOTIONS, moving_shape, moving_shapes_recording
     from videoswin_keras.video.encode import write_video
 
@@ -43,9 +43,7 @@ def run(options: argparse.Namespace) -> int:
     chosen = ["--weights", WEIGHTS, "--top", "2"]
     files = f"{shlex.quote(str(folder))}/*.mp4"
     print(f"Drew {len(videos)} videos. Now: {program} classify {files} {shlex.join(chosen)}\n", flush=True)
-    code = main(["classify", *videos, *chosen])
-    if code == 130:  # stopped by Ctrl-C
-        return code
+    code = perform(["classify", *videos, *chosen])
 
     night = folder / "moving_shapes_night" / "night.mp4"
     night.parent.mkdir(exist_ok=True)
@@ -54,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
     command = ["stream", str(night), "--weights", WEIGHTS, "--fps", str(NIGHT_RATE), "--start", "2026-11-20 21:55"]
     command += ["--out", str(night.parent / "results"), "--resume"]  # typed again, it finds that all is done
     print(f"\nDrew a night of a quarter of an hour. Now: {program} {shlex.join(command)}\n", flush=True)
-    if streamed := main(command):
+    if streamed := perform(command):
         return streamed
     print(f"\nIts hypnogram: {night.parent / 'results' / 'night' / 'report.png'}")
     return code

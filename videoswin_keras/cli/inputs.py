@@ -2,8 +2,9 @@
 
 import argparse
 import mimetypes
+import os
 import re
-from collections.abc import Iterator
+import stat
 from pathlib import Path
 
 from videoswin_keras.addresses import is_address, public_address
@@ -37,20 +38,62 @@ def add_input_rate(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def find_videos(paths: list[str]) -> Iterator[Path]:
-    """Yields files as they are given, and the video files within folders, in the order of their names: 2 before 10."""
+def find_videos(paths: list[str]) -> tuple[list[Path], list[tuple[Path, OSError]]]:
+    """Returns files as they are given, and the video files within folders, in the order of their names: 2 before 10.
+
+    Returns:
+        The files; and what is passed over in folders, with the reason: folders that cannot be read, and what is called
+        as a video is and is no file.
+
+    Raises:
+        FileNotFoundError: if there is no video in a folder, and nothing is passed over.
+    """
     if "" in paths:
         raise ValueError("A path is empty. Is a variable of the shell not set?")
     if address := next((path for path in paths if is_address(path) and not Path(path).exists()), None):
         raise ValueError(f"{public_address(address)} is an address: download the video, and give its path.")
+    videos: list[Path] = []
+    passed_over: list[tuple[Path, OSError]] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted((file for file in path.rglob("*") if _is_video(file)), key=natural)
-            if not found:
-                raise FileNotFoundError(f"There are no video files in the folder {path}.")
-            yield from found
-        else:
-            yield path
+        if not path.is_dir():
+            videos.append(path)
+            continue
+        found, others = _within(path)
+        if not found and not others:
+            raise FileNotFoundError(f"There are no video files in the folder {path}.")
+        videos += sorted(found, key=natural)
+        passed_over += sorted(others, key=lambda other: natural(other[0]))
+    return videos, passed_over
+
+
+def _within(folder: Path) -> tuple[list[Path], list[tuple[Path, OSError]]]:
+    """Returns the video files in a folder and the folders in it, and what is passed over there."""
+    found: list[Path] = []
+    passed_over: list[tuple[Path, OSError]] = []
+
+    def leave_out(error: OSError) -> None:
+        passed_over.append((Path(error.filename), error))
+
+    for parent, folders, files in os.walk(folder, onerror=leave_out):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            try:
+                if _is_video(path):
+                    _check_is_file(path)
+                    found.append(path)
+            except OSError as error:
+                passed_over.append((path, error))
+    return found, passed_over
+
+
+def _check_is_file(path: Path) -> None:
+    """Raises OSError if there is no file at a path, but a pipe, on which reading would wait for ever, or a folder."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} is a link to something that is not there.") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise FileNotFoundError(f"{path} is {kind}, and no video file.")
 
 
 def natural(path: Path) -> list[str | int]:

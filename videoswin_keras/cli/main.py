@@ -14,13 +14,37 @@ from videoswin_keras import __version__, optional
 from videoswin_keras.addresses import without_secrets
 from videoswin_keras.backend import OUT_OF_MEMORY, choose_backend, choose_tensorflow_products, is_out_of_memory
 from videoswin_keras.checkpoints import zoo
-from videoswin_keras.text import printable_lines
+from videoswin_keras.cli import signals, terminal
 
 VERBS = ("classify", "stream", "convert", "export", "models", "demo")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; returns the exit code: 0 done, 1 some inputs failed, 2 wrong use or nothing done."""
+    """Runs the command line.
+
+    Returns:
+        The exit code: 0 done, 1 some inputs failed, 2 wrong use or nothing done, 128 + its number after a signal.
+    """
+    with terminal.escaped():
+        try:
+            with signals.heard():
+                return perform(arguments)
+        except KeyboardInterrupt as stop:
+            print("videoswin: stopped.", file=sys.stderr)
+            return signals.exit_code(stop)
+        except (ValueError, OSError, ImportError) as error:
+            message = without_secrets(str(error), sys.argv[1:] if arguments is None else arguments)
+            print(f"videoswin: error: {message}", file=sys.stderr)
+            return 2
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            print(f"videoswin: error: {OUT_OF_MEMORY}", file=sys.stderr)
+            return 2
+
+
+def perform(arguments: list[str] | None = None) -> int:
+    """Does what the command line says, and raises what goes wrong; returns the exit code."""
     parser = Parser(
         prog="videoswin",
         description="Video Swin Transformer in Keras 3.",
@@ -48,30 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.verb is None:
         parser.print_help()
         return 2
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a name that the console cannot show is no reason to stop
-    try:
-        if (weights := getattr(options, "weights", None)) is not None:
-            zoo.check(weights)  # before anything is loaded
-        if options.needs is not None:
-            _prepare(f"videoswin {options.verb}", options.needs)
-        return options.run(options)
-    except BrokenPipeError:  # `… | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        print("videoswin: stopped.", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, ImportError) as error:
-        message = without_secrets(str(error), sys.argv[1:] if arguments is None else arguments)
-        print(printable_lines(f"videoswin: error: {message}"), file=sys.stderr)
-        return 2
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        print(f"videoswin: error: {OUT_OF_MEMORY}", file=sys.stderr)
-        return 2
+    if (weights := getattr(options, "weights", None)) is not None:
+        zoo.check(weights)  # before anything is loaded
+    if options.needs is not None:
+        _prepare(f"videoswin {options.verb}", options.needs)
+    return options.run(options)
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,6 +86,7 @@ class Parser(argparse.ArgumentParser):
         self._names: list[str] = []
         self._given: list[str] = []
         super().__init__(*arguments, **settings)
+        self.color = False  # which Python 3.14 would write by escapes
 
     def add_argument(self, *names: Any, **settings: Any) -> Any:
         self._names += [name for name in names if name.startswith("--")]
@@ -99,7 +105,7 @@ class Parser(argparse.ArgumentParser):
             close = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
             if close and not any(other.startswith(name) for other in known):
                 message += f"\n{name} is not known. Did you mean {close[0]}?"
-        super().error(printable_lines(without_secrets(message, self._given)))
+        super().error(without_secrets(message, self._given))
 
 
 def _prepare(purpose: str, libraries: tuple[str, ...]) -> None:
@@ -118,7 +124,7 @@ _QUIET = 60.0  # seconds for which a message is not repeated
 
 
 class _Messages(logging.Formatter):
-    """Warnings as lines that can be printed, without secrets; what has just been said is not said again."""
+    """Warnings as lines of this command; what has just been said is not said again."""
 
     def __init__(self) -> None:
         super().__init__("videoswin: %(message)s")
@@ -130,9 +136,6 @@ class _Messages(logging.Formatter):
         if is_new:
             self._said[message] = record.created
         return is_new
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable_lines(without_secrets(super().format(record)))
 
 
 def _listen() -> None:
@@ -149,6 +152,7 @@ def _listen() -> None:
 
 def command() -> int:
     """`main`, in a process that ends with it."""
+    terminal.take_over()
     _listen()
     code = main()
     gc.freeze()  # or Python goes through all that was imported before it exits, for more than a second

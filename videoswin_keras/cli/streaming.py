@@ -6,22 +6,21 @@ import functools
 import hashlib
 import logging
 import math
-import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from videoswin_keras import __version__
-from videoswin_keras.addresses import identity, is_address, public_address, without_secrets
+from videoswin_keras.addresses import identity, is_address, public_address
 from videoswin_keras.atomic import make_own_folder
+from videoswin_keras.cli import signals
 from videoswin_keras.cli.inputs import find_videos, read_classes, read_sources
+from videoswin_keras.progress import Bar
 from videoswin_keras.streaming import clocks
 from videoswin_keras.streaming.about import About, length_of_time
 from videoswin_keras.streaming.camera import SCHEMES, Camera, is_live
@@ -29,7 +28,7 @@ from videoswin_keras.streaming.journal import check_is_new, period_folder, perio
 from videoswin_keras.streaming.recording import Recording
 from videoswin_keras.streaming.sources import Clocks, Source, cameras, one_recording, single_recordings
 from videoswin_keras.streaming.timeline import summarise
-from videoswin_keras.text import printable, printable_lines
+from videoswin_keras.text import printable, writable
 
 # A frame would be shown more often than this, on average: --fps is not meant for this video.
 _MOST_REPEATS = 4
@@ -44,9 +43,9 @@ def stream(options: argparse.Namespace) -> int:
         if (value := getattr(options, name)) is not None and not 0 < value < math.inf:
             raise ValueError(f"--{name.replace('_', '-')} must be positive and finite. Received: {value:g}.")
     classes = read_classes(options.classes) if options.classes else None
-    sources = _sources(options)
+    sources, num_passed_over = _sources(options)
     is_camera = sources[0].address is not None
-    _check_output(Path(options.out), [source.name for source in sources], options.resume)
+    _check_output(Path(options.out), [source.folder for source in sources], options.resume)
     recordings = [] if is_camera else [(source, _recording(source, options)) for source in sources]
 
     import keras
@@ -77,7 +76,7 @@ def stream(options: argparse.Namespace) -> int:
         )
         settings = {
             "version": __version__,
-            "weights": weights.name,
+            "weights": writable(weights.name),
             "sha256": _sha256(weights),
             "backend": keras.backend.backend(),
             "keras": keras.version(),
@@ -90,20 +89,19 @@ def stream(options: argparse.Namespace) -> int:
             return _watch(stream, sources, template, settings, options)
         settings |= {"batch_size": batch_size}
         work = functools.partial(_read, stream, template, settings, options)
-        return max(_tried(source.name, functools.partial(work, source, *opened)) for source, opened in recordings)
+        codes = [_tried(source.name, functools.partial(work, source, *opened)) for source, opened in recordings]
+        return max(int(num_passed_over > 0), *codes)
 
 
 def _tried(name: str, work: Callable[[], int | None]) -> int:
     """Returns the exit code of `work`, or 1 after saying why it failed, so that others go on."""
     try:
         return work() or 0
-    except BrokenPipeError:
-        raise
     except Exception as error:
         if not isinstance(error, ValueError | OSError | ImportError):
             logging.getLogger(__name__).exception("%s failed", name)
             return 1
-        print(printable_lines(without_secrets(f"videoswin: {name} failed: {error}")), file=sys.stderr)
+        print(f"videoswin: {name} failed: {error}", file=sys.stderr)
         return 1
 
 
@@ -135,22 +133,30 @@ def _read(
     hold = options.hold or max(stream.longest_hold, 2 / rate)
     own = {**settings, "hold": options.hold, "input_rate": options.input_rate}
     about = replace(template, name=source.name, source=source.described)
-    folder = Path(options.out) / source.name
+    folder = Path(options.out) / source.folder
     run = Run(stream, recording, folder, about, own, options.resume, options.save_every, hold)
     if run.is_finished and (not options.annotate or (run.folder / "annotated.mp4").exists()):
         print(f"{about.name}: done already, see {run.folder}")
         return int(bool(run.outcome.get("problems")))
     if run.position:
         print(f"{about.name}: goes on at {length_of_time(run.position)}.", file=sys.stderr)
+    heard: list[int] = []
+
+    def stop(number: int) -> None:
+        heard.append(number)
+        print("videoswin: stops after the clips at hand; Ctrl-C again stops at once.", file=sys.stderr)
+
     try:
-        with _interruptions() as is_interrupted:
+        with signals.handled(stop):
             total = recording.duration()
-            bar = tqdm(total=total and round(total), initial=round(run.position), unit="s", disable=None, leave=False)
+            bar = Bar(total=total and round(total), initial=round(run.position), unit="s", disable=None, leave=False)
             with bar, contextlib.closing(run.results()) as results:
                 for result in results:
                     bar.update(round(result.end) - bar.n)
-                    if is_interrupted():
-                        raise KeyboardInterrupt
+                    if heard:
+                        break
+        if heard:
+            raise signals.Stopped(heard[0])
     except KeyboardInterrupt:
         print(f"videoswin: {about.name} is kept as it is; --resume goes on from there.", file=sys.stderr)
         raise
@@ -173,28 +179,6 @@ def _finish(run: Any, with_video: bool = False) -> None:
         print(f"  {about.clock(problem.at)} {problem.file} {problem.what}")
 
 
-@contextlib.contextmanager
-def _interruptions() -> Iterator[Any]:
-    """Yields a function that says whether Ctrl-C was pressed. The first is waited for, the second stops at once."""
-    event = threading.Event()
-
-    def interrupt(*_: Any) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-        print("videoswin: stops after the clips at hand; Ctrl-C again stops at once.", file=sys.stderr)
-
-    earlier = signal.getsignal(signal.SIGINT)
-    is_heard = earlier is signal.default_int_handler and threading.current_thread() is threading.main_thread()
-    if is_heard:
-        signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield event.is_set
-    finally:
-        if is_heard:
-            signal.signal(signal.SIGINT, earlier)
-
-
 def _watch(stream: Any, sources: list[Source], template: About, settings: dict, options: argparse.Namespace) -> int:
     """Prints what cameras show until they are stopped; returns the exit code."""
     from videoswin_keras.streaming.watch import watch
@@ -209,10 +193,6 @@ def _watch(stream: Any, sources: list[Source], template: About, settings: dict, 
         for run in runs:
             run.source.close()
 
-    def stop(*_: Any) -> None:
-        close()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # at the second Ctrl-C nothing is waited for
-
     def write(run: Any, error: Exception | None) -> None:
         nonlocal failed
 
@@ -226,21 +206,19 @@ def _watch(stream: Any, sources: list[Source], template: About, settings: dict, 
 
         failed |= _tried(run.about.name, work)
 
-    earlier = {name: signal.signal(name, stop) for name in (signal.SIGINT, signal.SIGTERM)}
     timer = threading.Timer(options.hours * 3600, close) if options.hours else None
     if timer:
         timer.daemon = True
         timer.start()
     print("Ctrl-C stops and writes the reports.", file=sys.stderr)
     try:
-        for run, result in watch(stream, runs, write, options.roll):
-            _print_live(run, result, f"{run.about.source}  " if len(runs) > 1 else "")
+        with signals.handled(close):
+            for run, result in watch(stream, runs, write, options.roll):
+                _print_live(run, result, f"{run.about.source}  " if len(runs) > 1 else "")
     finally:
         close()
         if timer:
             timer.cancel()
-        for name, handler in earlier.items():
-            signal.signal(name, handler)
     return failed
 
 
@@ -251,7 +229,7 @@ def _camera_run(
     from videoswin_keras.streaming.run import Run
 
     assert source.address is not None
-    zone, folder = clocks.read_zone(options.zone), Path(options.out) / source.name
+    zone, folder = clocks.read_zone(options.zone), Path(options.out) / source.folder
     camera = Camera(source.address, options.fps)
     own = {**settings, "hold": options.hold, "camera": identity(source.address), "roll": options.roll}
     about = replace(template, name=source.name, source=source.described)
@@ -291,8 +269,8 @@ def _print_live(run: Any, result: Any, prefix: str) -> None:
     print(f"{prefix}{about.clock(result.end)}  {what}  ({state})", flush=True)
 
 
-def _sources(options: argparse.Namespace) -> list[Source]:
-    """Returns what to stream."""
+def _sources(options: argparse.Namespace) -> tuple[list[Source], int]:
+    """Returns what to stream, and how much was passed over in folders, after saying what."""
     if options.source_file is not None:
         options.sources = [*options.sources, *read_sources(options.source_file)]
     if not options.sources:
@@ -307,7 +285,7 @@ def _sources(options: argparse.Namespace) -> list[Source]:
                 raise ValueError(f"--{name.replace('_', '-')} is for recordings, not for a camera.")
         if options.roll is not None and options.roll > 24:
             raise ValueError(f"--roll takes at most 24 hours. Received: {options.roll:g}.")
-        return cameras(live)
+        return cameras(live), 0
     if unknown := [source for source in options.sources if is_address(source) and not Path(source).exists()]:
         kinds = ", ".join(f"{scheme}://" for scheme in sorted(SCHEMES))
         raise ValueError(f"{public_address(unknown[0])} is no address of a camera: those begin with {kinds}.")
@@ -315,7 +293,10 @@ def _sources(options: argparse.Namespace) -> list[Source]:
         if getattr(options, name) is not None:
             raise ValueError(f"--{name} is for a camera.")
     out = Path(options.out).absolute()
-    videos = [video for video in find_videos(options.sources) if out not in video.absolute().parents]
+    found, passed_over = find_videos(options.sources)
+    videos = [video for video in found if out not in video.absolute().parents]
+    for _, error in passed_over:
+        print(f"videoswin: skipped: {error}", file=sys.stderr)
     if not videos:
         raise FileNotFoundError(f"There are no video files but those in --out {options.out}.")
     for video in videos:
@@ -326,13 +307,13 @@ def _sources(options: argparse.Namespace) -> list[Source]:
         first = Path(options.sources[0])
         is_in_order = all(Path(source).is_file() for source in options.sources)
         name = first.stem if first.is_file() else first.resolve().name
-        return [one_recording(name, videos, clock, is_in_order)]
+        return [one_recording(name, videos, clock, is_in_order)], len(passed_over)
     if clock.start is not None and len(videos) > 1:
         raise ValueError(
             f"--start with a date and time is for one recording. Received: {len(videos)} files; --join makes them one, "
             f"and a table gives each its own (--start starts.csv, with the columns file and start)."
         )
-    return list(single_recordings(videos, clock))
+    return list(single_recordings(videos, clock)), len(passed_over)
 
 
 def _clocks(options: argparse.Namespace) -> Clocks:

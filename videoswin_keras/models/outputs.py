@@ -14,6 +14,7 @@ from keras import ops
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.recurrent import RecurrentVideoSwin
 from videoswin_keras.nn.layers import PatchEmbedding, PixelNormalization
+from videoswin_keras.text import writable
 
 
 def with_classes(model: Any) -> Any:
@@ -91,7 +92,7 @@ def class_names(model: Any, labels: Sequence[str] | None = None) -> tuple[str, .
         raise ValueError(
             f"The model has {count} classes, but the list of class names has {len(labels)}. Is it the right list?"
         )
-    return tuple(labels)
+    return tuple(map(writable, labels))
 
 
 def told(model: Any, name: str) -> Any:

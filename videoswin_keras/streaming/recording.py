@@ -22,7 +22,7 @@ from videoswin_keras.streaming.about import (
     length_of_time,
 )
 from videoswin_keras.streaming.clocks import Start, add_seconds, seconds_after
-from videoswin_keras.text import printable
+from videoswin_keras.text import printable, writable
 from videoswin_keras.video.decode import VideoError, iter_lazy_frames, read_header
 
 _log = logging.getLogger(__name__)
@@ -245,6 +245,7 @@ class Recording:
         return end
 
     def _report(self, name: str, kind: str, what: str, at: float) -> None:
+        what = writable(what)  # it may name the file as the system does
         if self._add(Problem(name, kind, what, at)):
             _log.warning("%s %s", name, what)
 

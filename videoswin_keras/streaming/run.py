@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from videoswin_keras.atomic import full_disk_explained, open_own
+from videoswin_keras.progress import Bar
 from videoswin_keras.streaming import report, writers
 from videoswin_keras.streaming.about import DAMAGED, About, Problem
 from videoswin_keras.streaming.annotation import annotate
@@ -331,7 +331,7 @@ class Run:
                 sampler = Sampler(about.fps, self.longest_hold)
                 sampler.step_ahead = self.state.sampler.step_ahead
                 pictures = annotate(self.source.frames(), results(), about, sampler, share)
-                bar = tqdm(pictures, unit="frame", leave=False, disable=None if progress else True)
+                bar = Bar(pictures, unit="frame", leave=False, disable=None if progress else True)
                 write_video(folder / "annotated.mp4", bar, about.fps)
             (folder / SO_FAR).unlink(missing_ok=True)
 

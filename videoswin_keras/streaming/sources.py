@@ -21,7 +21,7 @@ class Source:
     """One recording, or one camera.
 
     Attributes:
-        name: Of its folder of results.
+        name: What it is called in its results.
         described: What it is, for people.
         paths: Its files, in order; none of a camera.
         starts: When each of them begins, or None.
@@ -33,6 +33,11 @@ class Source:
     paths: tuple[Path, ...] = ()
     starts: tuple[Start | None, ...] = ()
     address: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """The name of the folder of its results."""
+        return file_name(self.name)
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,7 @@ def cameras(addresses: Sequence[str]) -> list[Source]:
         name = re.sub(r"\W+", "_", shown).strip("_")
         if [public_address(other) for other in addresses].count(shown) > 1:  # as its folder is told from others
             shown += f" ({own})"
-        sources.append(Source(file_name(name, f"-{own}"), shown, address=address))
+        sources.append(Source(f"{name}-{own}", shown, address=address))
     if twice := _twice([source.name for source in sources]):
         raise ValueError(f"A camera is given twice: {twice}.")
     return sources
@@ -114,7 +119,7 @@ def one_recording(name: str, paths: Sequence[Path], clocks: Clocks, is_in_order:
         paths.insert(place, path)
         starts.insert(place, start)
     more = f" and {len(paths) - 1} more files" if len(paths) > 1 else ""
-    return Source(file_name(name), printable(paths[0].name) + more, tuple(paths), tuple(starts))
+    return Source(printable(name), printable(paths[0].name) + more, tuple(paths), tuple(starts))
 
 
 def _by_time(paths: Sequence[Path], clocks: Clocks) -> list[Path]:
@@ -156,8 +161,8 @@ def single_recordings(paths: Sequence[Path], clocks: Clocks) -> Iterator[Source]
         [path.name for path in paths],
         [f"{folder}_{path.name}" for folder, path in zip(folders, paths, strict=True)],
     ):
-        names = [file_name(candidate) for candidate in candidates]
-        if not (twice := _twice(names)):
+        names = list(map(printable, candidates))
+        if not (twice := _twice(list(map(file_name, names)))):
             break
     else:
         raise ValueError(f"Two recordings would have the folder {twice}. Give them in two calls, each with its --out.")

@@ -4,7 +4,6 @@ Times are seconds from the first frame of the recording; stretches in which noth
 """
 
 import csv
-import json
 from collections.abc import Iterable, Sequence
 from datetime import date, time
 from pathlib import Path, PurePath
@@ -14,7 +13,7 @@ from videoswin_keras import optional
 from videoswin_keras.atomic import make_own_folder, replacing
 from videoswin_keras.streaming.about import NONE, About, FileSpan
 from videoswin_keras.streaming.timeline import Bout, Result, Timeline
-from videoswin_keras.text import file_name, printable, spreadsheet_safe
+from videoswin_keras.text import file_name, printable, spreadsheet_safe, writable_json
 
 
 def write_csv(path: Path, results: Iterable[Result], about: About) -> None:
@@ -29,7 +28,7 @@ def write_csv(path: Path, results: Iterable[Result], about: About) -> None:
 def begin_csv(file: IO[str], about: About) -> Any:
     """Writes the first two lines of results.csv, and returns a `csv.writer` for the others."""
     columns = ["start_s", "end_s", "time", "clock", "file", "file_s", "label", "smoothed_label", "uncertainty"]
-    return _begin_table(file, [*columns, *(f"p({printable(label)})" for label in about.labels)], about)
+    return _begin_table(file, [*columns, *(spreadsheet_safe(f"p({label})") for label in about.labels)], about)
 
 
 def csv_row(result: Result, about: About) -> list[str]:
@@ -79,7 +78,7 @@ def write_jsonl(path: Path, results: Iterable[Result], about: About) -> None:
         "meaning": about.meaning,
     }
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(header, ensure_ascii=False) + "\n")
+        file.write(writable_json(header) + "\n")
         for result in results:
             span = about.file_at(result.start)
             content = {
@@ -94,7 +93,7 @@ def write_jsonl(path: Path, results: Iterable[Result], about: About) -> None:
                 "probabilities": rounded(result.probabilities),
                 "smoothed": rounded(result.smoothed),
             }
-            file.write(json.dumps(content, ensure_ascii=False) + "\n")
+            file.write(writable_json(content) + "\n")
 
 
 def write_bouts(path: Path, timeline: Timeline, about: About) -> None:
