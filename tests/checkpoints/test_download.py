@@ -466,12 +466,12 @@ def test_downloads_at_once_share_one_request(fetch, server):
 def test_the_bar_counts_what_was_there_already(fetch, part, server, monkeypatch):
     seen = []
 
-    class Bar(module.tqdm):
+    class Bar(module.Bar):
         def close(self):
             seen.append((self.initial, self.n, self.total))
             super().close()
 
-    monkeypatch.setattr(module, "tqdm", Bar)
+    monkeypatch.setattr(module, "Bar", Bar)
     part.write_bytes(CONTENT[:100_000])
     server.answers = [Answer(cut_after=50_000)]
     fetch(progress=True)
