@@ -107,8 +107,9 @@ def _not_compiled(model: keras.Model) -> Iterator[None]:
 
 def _in_tensorflow(source: Path, path: Path, format: str) -> dict[str, Any]:
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": ""}
+    environment["PYTHONIOENCODING"] = "utf-8:backslashreplace"  # whatever the locale is, and names are
     command = [sys.executable, "-m", "videoswin_keras.export_worker", str(source), str(path), format]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    result = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", errors="replace")
     if not result.returncode:
         return json.loads(result.stdout.splitlines()[-1])
     message = (result.stderr.strip().splitlines() or ["no message"])[-1]

@@ -47,6 +47,7 @@ def ended(arguments):
         return stop.code
 
 
+@pytest.mark.one_backend
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -118,17 +119,18 @@ def special(video, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("verb", [["classify"], ["stream", "--out", "out"], ["stream", "--join", "--out", "out"]])
+@pytest.mark.one_backend
+@pytest.mark.parametrize("verb", [["classify"], ["stream", "--join", "--out", "out"]])
 def test_what_is_no_file_is_passed_over(verb, special, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([verb[0], "card", *verb[1:], *PICO]) == 1
     captured = capsys.readouterr()
     skipped = [line.split()[2] for line in captured.err.splitlines() if line.startswith("videoswin: skipped: ")]
     assert skipped == [f"card/{name}.mp4" for name in ("folder", "link", "pipe", "socket")]
-    assert ("good" if verb[-1] == "out" and "--join" not in verb else "card") in captured.out
+    assert "card" in captured.out
 
 
-@pytest.mark.parametrize("name", ["folder.mp4/absent", "link", "pipe", "socket"])
+@pytest.mark.parametrize("name", ["link", "pipe"])
 @pytest.mark.parametrize(("verb", "code"), [(["classify"], 1), (["stream", "--out", "out"], 2)])
 def test_what_is_no_file_is_said_where_it_is_given_by_itself(verb, code, name, special, monkeypatch, capsys):
     monkeypatch.chdir(special)
