@@ -9,8 +9,11 @@ folder, and the errors that it may raise.
 """
 
 import argparse
+import contextlib
+import functools
 import io
 import json
+import math
 import os
 import random
 import re
@@ -24,7 +27,7 @@ import time
 import traceback
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +39,13 @@ from videoswin_keras import CheckpointError, RecurrentVideoSwin, VideoSwinBackbo
 from videoswin_keras.checkpoints.claims import read_npz
 from videoswin_keras.checkpoints.load import open_checkpoint
 from videoswin_keras.classification import load_classifier
-from videoswin_keras.streaming import clocks
+from videoswin_keras.streaming import clocks, report, writers
+from videoswin_keras.streaming import journal as journals
+from videoswin_keras.streaming.about import DAMAGED, About, FileSpan, Problem
 from videoswin_keras.streaming.journal import Journal
-from videoswin_keras.streaming.timeline import Result
+from videoswin_keras.streaming.smoothing import smooth
+from videoswin_keras.streaming.stream import VideoStream
+from videoswin_keras.streaming.timeline import Result, timeline_of
 from videoswin_keras.text import printable, spreadsheet_safe
 from videoswin_keras.video.decode import VideoError, iter_frames, probe
 
@@ -52,11 +59,15 @@ ARCHITECTURE = {"embed_dim": 8, "depths": (1, 1), "num_heads": (1, 2), "window_s
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: what writes honest ones, what reads them, and the errors by which it may refuse one."""
+    """A kind of file: what writes honest ones, what reads them, and the errors by which it may refuse one.
+
+    `sign` makes the checksums in damaged ones right again, as a stranger can: they are against chance.
+    """
 
     write: Callable[[Path], Any]
     read: Callable[[Path], Any]
     errors: tuple[type[Exception], ...]
+    sign: Callable[[Path], Any] | None = None
 
 
 # --- kinds ------------------------------------------------------------------------------------------------------
@@ -89,25 +100,67 @@ def model_file(memory: bool, name: str) -> Kind:
     return Kind(write, lambda folder: load_classifier(folder / name), (ValueError,))
 
 
+@functools.cache
+def small_stream() -> VideoStream:
+    return VideoStream(small_model(memory=True), fps=4, clip_frames=4, stride=2, short_side=12, crop=12)
+
+
+def frames(first: int, last: int) -> Iterator[tuple[float, np.ndarray]]:
+    return ((number / 4, np.full((12, 12, 3), number, "uint8")) for number in range(first, last))
+
+
 def write_state(folder: Path) -> None:
-    np.savez(folder / "state.npz", queue=np.zeros((1, 3, 4), "float32"), filled=np.array([2]), text=np.array("abc"))
+    state = small_stream().start()
+    for _ in small_stream().batches(frames(0, 9), state):
+        pass
+    np.savez(folder / "state.npz", **state.to_arrays())
 
 
-SETTINGS = {"fps": 4.0, "labels": ["a", "b"], "files": [{"file": "a.mp4", "bytes": 9}]}
+def read_state(folder: Path) -> None:
+    state = small_stream().restore(read_npz(folder / "state.npz"))
+    for _ in small_stream().batches(frames(9, 12), state):
+        pass
+    small_stream().finish(state)
+
+
+FILE = {"file": "a.mp4", "start": None, "bytes": 9, "sha256": "0123"}
+SETTINGS = {"fps": 4.0, "labels": ["a", "b"], "longest_hold": 2.0, "files": [FILE]}
 
 
 def write_journal(folder: Path) -> None:
     journal = Journal.open(folder, SETTINGS, resume=False)
+    journal.append([FileSpan("a.mp4", 0.0, math.inf, math.inf, "its name")])
     journal.append([Result(float(index), index + 1.0, (0.25, 0.75)) for index in range(20)])
+    journal.append([Problem("a.mp4", DAMAGED, "is damaged", 3.0), FileSpan("a.mp4", 0.0, 20.0, 20.0, "its name")])
     journal.save({"position": np.array([7, 3])})
     journal.append([Result(20.0, 21.0, None)])
-    journal._release()
+    journal.finish(lambda: None, {"seconds": 21.0})
+
+
+def sign_journal(folder: Path) -> None:
+    with contextlib.suppress(Exception):  # of what is no journal any more
+        kept = json.loads((folder / "settings.json").read_bytes())
+        kept["checksum"] = journals._checksum_of_settings(kept)
+        (folder / "settings.json").write_text(json.dumps(kept))
+        checksum, signed = kept["chain"], b""
+        for line in (folder / ".journal.jsonl").read_bytes().splitlines():
+            content = line.partition(b" ")[2]
+            checksum = journals._chained(checksum, content)
+            signed += checksum.encode() + b" " + content + b"\n"
+        (folder / ".journal.jsonl").write_bytes(signed)
+        state = read_npz(folder / ".state.npz")
+        del state["own_checksum"]
+        state |= {"checksum": np.array(checksum), "journal_bytes": np.array(len(signed))}
+        np.savez(folder / ".state.npz", **state, own_checksum=np.array(journals._checksum_of(state)))
 
 
 def read_journal(folder: Path) -> None:
     journal = Journal.open(folder, SETTINGS, resume=True)
-    list(journal.records())
-    journal.events()
+    timeline = timeline_of(smooth(journal.results(), 3))
+    about = About("a", ("a", "b"), "a.mp4", 4.0, files=tuple(e for e in journal.events() if isinstance(e, FileSpan)))
+    writers.write_csv(folder / "results.csv", smooth(journal.results(), 3), about)
+    writers.write_webvtt(folder, timeline, about)
+    report.Density(journal.results(), timeline.duration, 2)
 
 
 def video(name: str) -> Kind:
@@ -145,8 +198,8 @@ KINDS: dict[str, Kind] = {
         lambda state, path: sources.write_pdparams(sources.as_paddlevideo(state), path), "x.pdparams"
     ),
     "safetensors": checkpoint(sources.write_safetensors, "x.safetensors"),
-    "state": Kind(write_state, lambda folder: read_npz(folder / "state.npz"), (ValueError,)),
-    "journal": Kind(write_journal, read_journal, (ValueError, OSError)),
+    "state": Kind(write_state, read_state, (ValueError,)),
+    "journal": Kind(write_journal, read_journal, (ValueError, OSError), sign_journal),
     "name": Kind(write_name, read_name, ()),
     **{
         f"video_{name}": video(name)
@@ -305,6 +358,8 @@ def one(kind: Kind, honest: Path, folder: Path, seed: str, watch: Watch | None) 
     shutil.copytree(honest, folder)
     path = rng.choice(sorted(path for path in folder.iterdir() if path.stat().st_size))
     path.write_bytes(damaged(path.read_bytes(), rng))
+    if kind.sign and rng.random() < 0.8:
+        kind.sign(folder)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wrong = None
     try:
