@@ -24,6 +24,8 @@ from videoswin_keras.addresses import (
         ("rtsp://user:p#ss@host:554/1", "rtsp://host:554/1"),
         ("rtsp://user:secret@10.0.0.7/stream@1", "rtsp://10.0.0.7/stream@1"),
         ("rtsp://user.name@example.org:secret@[fe80::1]:554/1", "rtsp://[fe80::1]:554/1"),
+        ("rtsp://u:p@se.cret/x@10.0.0.1/1", "rtsp://10.0.0.1/1"),
+        ("rtsp://10.0.0.1:554/stream@1.2", "rtsp://10.0.0.1:554/stream@1.2"),
         ("rtsp://secret@host/1", "rtsp://host/1"),
         ("rtsp://user:secret", "rtsp://user"),
         ("rtsp://host/stream@1", "rtsp://host/stream@1"),
@@ -50,6 +52,7 @@ def test_addresses_in_messages():
 def test_the_name_of_a_file_has_no_secrets():
     assert public_file_name("a b.pth;sig=secret") == "a_b.pth"
     assert public_file_name("token=secret") == "token_"
+    assert public_file_name("monkey=5.pth") == "monkey_5.pth"
 
 
 def test_the_user_is_left_away():
@@ -67,3 +70,13 @@ def test_addresses_are_told_apart_by_all_but_passwords():
     others += ["http://h/live?streamkey=cam1", "http://h/live?streamkey=cam2", "rtsp://h/a@1", "rtsp://h2/a@1"]
     assert identity(same[0]) == identity(same[1])
     assert len({identity(address) for address in [*same, *others]}) == len(others) + 1
+
+
+def test_a_long_text_takes_no_time_that_grows_with_its_square():
+    """A name may be of any length: this one would take minutes."""
+    assert without_secrets(500_000 * "a") == 500_000 * "a"
+
+
+def test_an_address_in_other_letters_has_an_identity():
+    """Also where the locale of this process has ASCII alone."""
+    assert len(identity("rtsp://h/\u00e9\udcff")) == 8

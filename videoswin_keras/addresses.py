@@ -1,17 +1,16 @@
 """Addresses of cameras and downloads: shown without the secrets in them, and told from each other."""
 
 import hashlib
-import os
 import re
 from collections.abc import Iterable
 
 from videoswin_keras.text import printable
 
 # What an address begins with, also where `pathlib` took one of the slashes; a letter and a colon are a drive.
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/+")
+_SCHEME = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]+:/+")
 # Names that people and machines give to what nobody else may know, before a "=" in a path.
 _PASSWORD = r"(?:password|passwd|passphrase|pass|pwd)"
-_SECRET = re.compile(rf"(?i)((?:{_PASSWORD}|token|secret|signature|sig|auth|credentials?|key)(?:=|%3d)).*")
+_SECRET = re.compile(rf"(?i)((?<![a-z])(?:{_PASSWORD}|token|secret|signature|sig|auth|credentials?|key)(?:=|%3d)).*")
 _PASSWORD_AND_VALUE = re.compile(rf"(?i)({_PASSWORD}=)[^&;/_?]*")
 _PORT = r"(?::\d*)?"
 _SURE_HOST = re.compile(rf"(?:\[[^\]]*\]|localhost|[\w-]+(?:\.[\w-]+)+){_PORT}")
@@ -109,24 +108,29 @@ def identity(address: str) -> str:
     scheme, user, host, rest = _parts(address)
     path, _, query = rest.partition("?")
     told = _PASSWORD_AND_VALUE.sub(r"\1", f"{scheme}{user.partition(':')[0]}@{host}{path}?{query}")
-    return hashlib.sha256(os.fsencode(told)).hexdigest()[:8]
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def _parts(address: str) -> tuple[str, str, str, str]:
     """Returns scheme and "://", user and password, host and port, and all that follows.
 
     People paste passwords as they are, with "@", "/", "?" and "#" in them. So the host is the first that can only be
-    one, else what comes after the last "@".
+    one, or the last, where a user and a colon come first; else what comes after the last "@".
     """
     found = _SCHEME.match(address)
     scheme = found[0] if found else ""
     candidates = address[len(scheme) :].split("@")
-    for number, candidate in enumerate(candidates):
-        rest = "@".join(candidates[number:])
-        host = re.match(r"[^/?#]*", candidate)[0]  # type: ignore[index]
-        is_user = host == candidate and number < len(candidates) - 1  # an "@" comes next
-        if not is_user and (_SURE_HOST.fullmatch(host) or (number == 0 and ":" not in host)):
-            break
+    hosts = [re.match(r"[^/?#]*", candidate)[0] for candidate in candidates]  # type: ignore[index]
+    last = len(candidates) - 1
+
+    def is_host(number: int) -> bool:
+        host = hosts[number]
+        is_user = host == candidates[number] and number < last  # an "@" comes next
+        return not is_user and bool(_SURE_HOST.fullmatch(host) or (number == 0 and ":" not in host))
+
+    order = range(last + 1) if ":" not in hosts[0] or is_host(0) else range(last, 0, -1)
+    number = next(filter(is_host, order), last)
+    host, rest = hosts[number], "@".join(candidates[number:])
     if not _HOST.fullmatch(host):  # a user and a password, and no host at all
         host = host.partition(":")[0]
         rest = host

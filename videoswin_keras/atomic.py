@@ -3,6 +3,8 @@
 import contextlib
 import errno
 import os
+import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -31,15 +33,27 @@ def replacing(path: str | Path) -> Iterator[Path]:
     'hello'
     """
     path = Path(path)
-    with full_disk_explained(path), tempfile.TemporaryDirectory(prefix=PREFIX, dir=path.parent) as folder:
-        temporary = Path(folder).absolute() / path.name
+    with full_disk_explained(path), folder_beside(path) as folder:
+        temporary = folder / path.name
         yield temporary
         with temporary.open("rb+") as file:  # on the disk before it takes the place of what is there
             os.fsync(file.fileno())
         os.replace(temporary, path)
 
 
-def open_own(path: str | Path, mode: str, permissions: int = 0o666, **settings: Any) -> IO[Any]:
+@contextlib.contextmanager
+def folder_beside(path: str | Path) -> Iterator[Path]:
+    """Makes a folder beside `path`, whose name cannot be guessed and to which nobody else can write; removes it."""
+    folder = Path(path).absolute().parent / f"{PREFIX}{secrets.token_hex(8)}"
+    # Windows gives what is made without a mode the permissions of the folder that it is in; a mode would stay.
+    folder.mkdir(0o777 if os.name == "nt" else 0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_own(path: str | Path, mode: str, is_shared: bool = False, **settings: Any) -> IO[Any]:
     """Opens a file as `open` does, if it is a regular file of this user and not a link to one.
 
     Where others can write to a folder, they can put a link there, under a name that is to be written to, to a file that
@@ -48,7 +62,7 @@ def open_own(path: str | Path, mode: str, permissions: int = 0o666, **settings: 
     Args:
         path: The file.
         mode: As `open` takes it.
-        permissions: Of a new file, less what the umask takes away.
+        is_shared: Whether it may be another user's.
         settings: As `open` takes them.
 
     Raises:
@@ -61,15 +75,16 @@ def open_own(path: str | Path, mode: str, permissions: int = 0o666, **settings: 
     >>> (folder / "link").symlink_to(folder / "somewhere else")
     >>> open_own(folder / "link", "ab")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    PermissionError: .../link is a link. Nothing is read from it or written to it: remove it, or take another folder.
+    PermissionError: .../link is a link. Nothing is read from it or written to it. Take another folder; to go ...
     """
 
     def opener(name: str, flags: int) -> int:
         # Without waiting for whoever is at the other end of a pipe, and emptied only when it is known whose it is.
         extra = sum(getattr(os, flag, 0) for flag in ("O_NOFOLLOW", "O_NONBLOCK"))
-        descriptor = os.open(name, (flags & ~os.O_TRUNC) | extra, permissions)
+        descriptor = os.open(name, (flags & ~os.O_TRUNC) | extra, 0o666)
         try:
-            if reason := _not_own(os.fstat(descriptor), Path(path), bool(flags & (os.O_WRONLY | os.O_RDWR))):
+            is_written = bool(flags & (os.O_WRONLY | os.O_RDWR))
+            if reason := _not_own(os.fstat(descriptor), Path(path), is_written, is_shared):
                 raise _refused(path, reason)
             if flags & os.O_TRUNC:
                 os.ftruncate(descriptor, 0)
@@ -102,23 +117,25 @@ def make_own_folder(path: str | Path) -> None:
         raise _refused(path, reason)
 
 
-def _not_own(status: os.stat_result, path: Path, is_written: bool = False) -> str:
+def _not_own(status: os.stat_result, path: Path, is_written: bool = False, is_shared: bool = False) -> str:
     """Returns what speaks against a file or a folder being this user's own; nothing if it is."""
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         return "is no regular file"
     if is_written and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
         return "has a second name (a hard link)"
-    if not hasattr(os, "geteuid") or status.st_uid == os.geteuid():
+    if is_shared or not hasattr(os, "geteuid") or status.st_uid == os.geteuid():
         return ""
     # On some network drives all that a user makes is another's by name.
-    with tempfile.TemporaryFile(dir=path if path.is_dir() else path.parent) as probe:
-        is_as_all = os.fstat(probe.fileno()).st_uid == status.st_uid
-    return "" if is_as_all else "belongs to another user"
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=path if path.is_dir() else path.parent) as probe:
+        if os.fstat(probe.fileno()).st_uid == status.st_uid:
+            return ""
+    return "belongs to another user"
 
 
 def _refused(path: str | Path, reason: str) -> PermissionError:
     return PermissionError(
-        f"{path} {reason}. Nothing is read from it or written to it: remove it, or take another folder."
+        f"{path} {reason}. Nothing is read from it or written to it. Take another folder; to go on with results of "
+        "your own that are there, copy them to a folder of yours."
     )
 
 

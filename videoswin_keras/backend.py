@@ -14,8 +14,7 @@ from videoswin_keras import optional
 
 BACKENDS = ("torch", "jax", "tensorflow")
 OUT_OF_MEMORY = (
-    "There is not enough memory. Take a smaller model, smaller or fewer clips at once (`--batch-size`), or close other "
-    "programs."
+    "There is not enough memory. Take a smaller model, smaller or fewer clips at once, or close other programs."
 )
 # As PyTorch says it on CPUs and GPUs, and XLA and TensorFlow.
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|RESOURCE_EXHAUSTED|OOM when allocating", re.IGNORECASE)

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 
 from videoswin_keras import optional
-from videoswin_keras.atomic import PREFIX, replacing
+from videoswin_keras.atomic import folder_beside, replacing
 from videoswin_keras.checkpoints.errors import CheckpointError
 
 FORMATS = {"onnx": ("tensorflow", "tf2onnx", "onnxruntime"), "tf_saved_model": ("tensorflow",)}  # and what they need
@@ -83,12 +83,16 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
             with replacing(path) as temporary:
                 return _in_tensorflow(source, temporary, format)
         # Beside `path`, so that it takes the place of an older one at once.
-        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=path.absolute().parent) as beside:
-            written, older = Path(beside) / "new", Path(beside) / "old"
-            report = _in_tensorflow(source, written, format)
+        with folder_beside(path) as beside:
+            report = _in_tensorflow(source, beside / "new", format)
             if path.exists():
-                os.replace(path, older)
-            os.replace(written, path)
+                os.replace(path, beside / "old")
+            try:
+                os.replace(beside / "new", path)
+            except OSError:
+                if (beside / "old").exists():
+                    os.replace(beside / "old", path)
+                raise
         return report
 
 

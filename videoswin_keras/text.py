@@ -79,7 +79,7 @@ _LONGEST_NAME = 255  # bytes of a file's name, on most file systems
 
 
 def file_name(name: str, ending: str = "") -> str:
-    """Returns a name that a new file or folder can have, wherever it comes from: one, in the folder that it is put in.
+    """Returns a name that a new file or folder can have on every system, and that leads to no other folder.
 
     Args:
         name: From which it is made.
@@ -90,11 +90,9 @@ def file_name(name: str, ending: str = "") -> str:
     >>> file_name(".."), file_name("sow/7", ".vtt"), len(file_name(300 * "m"))
     ('__', 'sow_7.vtt', 255)
     """
-    safe = printable(name).replace("/", "_").replace("\\", "_")
-    if not safe.strip("."):
-        safe = "_" * max(1, len(safe))
+    safe = re.sub(r'[/\\:*?"<>|]|[. ]+$', lambda found: "_" * len(found[0]), printable(name)) or "_"
     room = _LONGEST_NAME - len(ending.encode())
     if len(safe.encode()) > room:  # what is cut off is told from others by its checksum
-        checksum = "-" + hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+        checksum = "-" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
         safe = safe.encode()[: room - len(checksum)].decode(errors="ignore") + checksum
     return os.fsdecode((safe + ending).encode())  # as this system names files, also where its locale is ASCII alone

@@ -102,6 +102,13 @@ def test_pickles(name, tmp_path):
         assert_refused(files.read, tmp_path / file, rf"x\.{file[2:]}")
 
 
+def test_what_trainers_keep_beside_weights_is_no_claim(tmp_path):
+    """The losses of many steps, and names of parameters with their places, in a small file."""
+    beside = {"losses": [float(step) for step in range(300_000)], ("block", ("attention", 3)): 1}
+    torch.save({"state_dict": {"a": torch.ones(3)}, "history": beside}, tmp_path / "x.pth")
+    assert list(files.read(tmp_path / "x.pth")) == ["a"]
+
+
 def test_one_text_for_many_arrays(tmp_path):
     """Each array of a pickle of protocol 2 is made of a text, which others can be made of too."""
     array = b"cnumpy.core.multiarray\n_reconstruct\n(tR(K\x01(J\0\0\x10\0tcnumpy\ndtype\n(X\2\0\0\0u1tR\x89"

@@ -69,3 +69,13 @@ def test_chapters_follow_their_recording():
     by_letters = sorted(files)
     assert by_letters != files
     assert sorted(by_letters, key=natural) == files
+
+
+def test_folders_of_the_system_are_not_looked_into_and_those_like_videos_are(tmp_path):
+    for name in ("lost+found", ".Trashes", "cam.mp4", "empty.mp4"):
+        (tmp_path / name).mkdir()
+        if name != "empty.mp4":
+            (tmp_path / name / "a.mp4").touch()
+    videos, passed_over = find_videos([str(tmp_path)])
+    assert videos == [tmp_path / "cam.mp4" / "a.mp4"]
+    assert [path.name for path, _ in passed_over] == ["empty.mp4"]

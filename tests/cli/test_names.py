@@ -99,6 +99,9 @@ def test_results_are_there_while_others_are_computed(video, tmp_path, monkeypatc
     assert main(["classify", str(tmp_path), *PICO, "--json", str(output)]) == 1
     assert seen == [[], ["a.mp4"], ["a.mp4", "b.mp4", "c.mp4"]]
     assert not so_far.exists()
+    so_far.write_text("of a run that was killed")
+    assert main(["classify", str(tmp_path), *PICO, "--json", str(output)]) == 2
+    assert so_far.read_text() == "of a run that was killed"
     content = json.loads(output.read_text())
     assert [Path(result["path"]).name for result in content["results"]] == ["a.mp4", "b.mp4", "d.mp4"]
     assert len(content["failed"]) == 1

@@ -27,6 +27,7 @@ def sigmoid(x):
     [
         ({}, LOGITS, np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)),
         ({"activation": "softmax"}, [[0.2, 0.3, 0.5]], [[0.2, 0.3, 0.5]]),
+        ({"activation": "softmax"}, [[1.0005, -0.0005, 0.0]], [[1, 0, 0]]),  # of narrow numbers; never beyond 0–1
         ({"multi_label": True}, LOGITS, sigmoid(LOGITS)),
         ({"activation": "sigmoid"}, sigmoid(LOGITS), sigmoid(LOGITS)),
         ({"activation": "sigmoid", "multi_label": False}, [[0.1, 0.1, 0.6]], [[0.125, 0.125, 0.75]]),

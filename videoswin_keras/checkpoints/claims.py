@@ -46,11 +46,12 @@ class Budget:
 
     Args:
         stored: Size of the file in bytes.
+        least: Bytes that even the smallest file may take.
     """
 
-    def __init__(self, stored: int):
+    def __init__(self, stored: int, least: int = SMALL):
         self._stored, self._claimed = stored, 0
-        self._limit = min(max(EXPANSION * stored, SMALL), MOST)
+        self._limit = min(max(EXPANSION * stored, least), MOST)
 
     def take(self, name: str, claimed: int) -> None:
         """Counts what `name` claims to take.

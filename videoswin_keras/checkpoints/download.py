@@ -20,13 +20,14 @@ from urllib.request import Request
 from videoswin_keras import web
 from videoswin_keras.addresses import identity, public_address, public_file_name, without_secrets
 from videoswin_keras.atomic import open_own
+from videoswin_keras.checkpoints import claims
 from videoswin_keras.progress import Bar
 
 CHUNK = 2**20  # bytes read at a time
 TIMEOUT = 60.0  # seconds without a byte before a connection counts as broken
 SLOWEST = 1000  # bytes per second, over as long: fewer count as a broken connection too
 ATTEMPTS = 5  # requests in a row that bring nothing new before giving up
-LARGEST = 20 * 10**9  # bytes of a file
+LARGEST = claims.MOST  # bytes of a file
 
 _BROKEN = (HTTPException, ConnectionError, TimeoutError)  # worth another attempt
 _BUSY = (408, 429, 500, 502, 503, 504)  # HTTP answers worth another attempt
@@ -110,7 +111,7 @@ def download(
 
     Raises:
         DownloadError: if the address is no http(s) address of a file, the server refuses it, the connection breaks
-            and stays broken, the file is not the expected one or larger than 20 GB, or it cannot be written.
+            and stays broken, the file is not the expected one or larger than 16 GiB, or it cannot be written.
 
     Example:
 
@@ -161,7 +162,7 @@ def file_name(url: str) -> str:
         raise _failure(url, "the address has a user or a password in it, which are not sent.")
     if not re.fullmatch(r"[!-~]+", url):
         raise _failure(url, "in an address, spaces and other than ASCII characters are written as %20 and the like.")
-    name = public_file_name(PurePosixPath(unquote(parts.path)).name)[-100:]
+    name = public_file_name(PurePosixPath(unquote(parts.path)).name).encode()[-100:].decode(errors="ignore")
     if not name.strip("."):
         raise _failure(url, "the address names no file.")
     _hash_in(url)
@@ -196,7 +197,7 @@ def _sha256(file: Any) -> Any:
 def locked(path: Path) -> Iterator[None]:
     """Waits for the lock file `path` and holds it; the system releases it even if the process is killed."""
     while True:
-        with open_own(path, "ab", permissions=0o600) as file:
+        with open_own(path, "ab", is_shared=True) as file:
             _lock(file)
             # Whoever held it before has removed it; the next may be waiting for a new one of that name.
             if _is_at(path, file):

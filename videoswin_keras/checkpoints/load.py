@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from videoswin_keras.addresses import is_web_address, public_address
+from videoswin_keras.backend import is_out_of_memory
 from videoswin_keras.checkpoints import files, own, zoo
 from videoswin_keras.checkpoints.assign import adapt, assign
 from videoswin_keras.checkpoints.download import cache_directory, download, file_name, locked
@@ -18,7 +19,10 @@ from videoswin_keras.nn import windows
 
 _log = logging.getLogger(__name__)
 # What a machine lacks for now, whatever is in a file.
-_LACKING = {errno.ENOMEM, errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EIO}
+_LACKING = {
+    getattr(errno, name, errno.EIO)  # Windows has not all
+    for name in ("EIO", "ENOMEM", "ENOSPC", "EDQUOT", "EMFILE", "ENFILE", "EAGAIN", "ENOLCK", "ESTALE", "ETIMEDOUT")
+}
 
 
 def load_checkpoint(
@@ -160,7 +164,7 @@ def _opened(downloaded: Path, url: str) -> tuple[dict[str, Any], Checkpoint]:
 def _is_for_lack(error: BaseException | None) -> bool:
     """Whether an error comes from one that another time may not bring: there was no memory, for example."""
     while error is not None:
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _LACKING):
+        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno in _LACKING):
             return True
         error = error.__cause__
     return False

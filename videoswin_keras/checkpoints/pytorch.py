@@ -10,7 +10,7 @@ import numpy as np
 
 from videoswin_keras.checkpoints.claims import Budget, open_zip
 from videoswin_keras.checkpoints.errors import CheckpointError
-from videoswin_keras.checkpoints.unpickling import TorchUnpickler
+from videoswin_keras.checkpoints.unpickling import OBJECTS, TorchUnpickler
 
 MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # at the start of a file of before PyTorch 1.6
 
@@ -60,7 +60,7 @@ def _opened_zip(path: Path) -> Iterator[Any]:
 
         with archive.open(pickled) as file:
             size = archive.getinfo(pickled).file_size
-            unpickler = TorchUnpickler(file, size, Budget(path.stat().st_size), read_storage)  # type: ignore[arg-type]
+            unpickler = TorchUnpickler(file, size, Budget(path.stat().st_size, OBJECTS), read_storage)  # type: ignore[arg-type]
             yield unpickler.load()
 
 
@@ -77,7 +77,7 @@ def _load_legacy(file: BinaryIO, size: int) -> Any:
             file.readinto(read[key])  # type: ignore[attr-defined]
         return read[key]
 
-    unpickler = TorchUnpickler(file, size, Budget(size), read_storage)
+    unpickler = TorchUnpickler(file, size, Budget(size, OBJECTS), read_storage)
     *_, content, names = [unpickler.load() for _ in range(5)]
     if not isinstance(names, list):
         raise pickle.UnpicklingError("it does not name its numbers")

@@ -18,6 +18,8 @@ from videoswin_keras.checkpoints.claims import Budget, Tensor
 from videoswin_keras.checkpoints.errors import CheckpointError
 
 _OPERATION = 100  # bytes that one operation of a pickle takes at most, beside those of the pickle itself
+OBJECTS = 2**27  # bytes that the objects of the smallest file may take: losses of a million steps, for example
+_DEPTH, _PARTS = 2, 16  # of a key: tuples within tuples, and what each holds
 _NO_CHANGE = "it changes what it calls"
 
 
@@ -77,13 +79,13 @@ def _mapping(pairs: Any = ()) -> _Mapping:
     return mapping
 
 
-def _check_keys(keys: Iterable[Any]) -> None:
-    """Refuses keys in which tuples lie in tuples: one that holds another twice, and so on, takes for ever to hash."""
+def _check_keys(keys: Iterable[Any], depth: int = _DEPTH) -> None:
+    """Refuses keys that take long to hash: tuples of many parts, or deep ones, of which each may hold another twice."""
     for key in keys:
-        if isinstance(key, frozenset) or (
-            isinstance(key, tuple) and any(isinstance(part, tuple | frozenset) for part in key)
-        ):
-            raise pickle.UnpicklingError("it holds mappings by nested keys")
+        if isinstance(key, tuple) and depth and len(key) <= _PARTS:
+            _check_keys(key, depth - 1)
+        elif isinstance(key, tuple | frozenset):
+            raise pickle.UnpicklingError("it holds mappings by keys of many parts")
 
 
 class _Operations(dict):
@@ -270,7 +272,7 @@ def load_arrays(file: BinaryIO, size: int) -> Any:
     def refuse(name: str) -> Any:
         raise pickle.UnpicklingError(f"it asks for {name}")
 
-    return _Unpickler(_Bounded(file, size), _ARRAYS, Budget(size), refuse, "ASCII").load()
+    return _Unpickler(_Bounded(file, size), _ARRAYS, Budget(size, OBJECTS), refuse, "ASCII").load()
 
 
 # --- tensors of PyTorch -----------------------------------------------------------------------------------------

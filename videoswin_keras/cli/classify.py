@@ -106,6 +106,14 @@ def _check_output(path: Path) -> None:
         raise PermissionError(
             f"--json {path} cannot be written: it is a folder or a device, or in a folder that is write-protected."
         )
+    if os.path.lexists(_so_far(path)):
+        raise FileExistsError(
+            f"{_so_far(path)} is there: results of a run that was killed, perhaps. Move it away, or remove it."
+        )
+
+
+def _so_far(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_so_far.jsonl")
 
 
 class _Results:
@@ -130,8 +138,8 @@ class _Results:
 
     def __enter__(self) -> Self:
         if self._path:
-            self._so_far = self._path.with_name(f"{self._path.stem}_so_far.jsonl")
-            self._file = open_own(self._so_far, "wb+")
+            self._so_far = _so_far(self._path)
+            self._file = open_own(self._so_far, "xb+")
         return self
 
     def add(self, result: dict[str, Any]) -> None:

@@ -22,6 +22,8 @@ _OTHER_SUFFIXES = {
     ".onnx", ".part", ".pdparams", ".pt", ".pth", ".safetensors", ".srt", ".thm", ".tmp", ".toml", ".vtt", ".yaml",
     ".yml",
 }  # fmt: skip
+# Folders of file systems, into which most people may not look.
+_OF_THE_SYSTEM = {"lost+found", "System Volume Information", "$RECYCLE.BIN"}
 # Chapters of an action camera: GH010042 and GX020042 are the first and the second of recording 42, GOPR0042 and
 # GP010042 those of an older one.
 _CHAPTER = re.compile(r"(?:(G[HXL]|GP)(\d\d)|GOPR)(\d{4})", re.IGNORECASE)
@@ -75,6 +77,7 @@ def _within(folder: Path) -> tuple[list[Path], list[tuple[Path, OSError]]]:
         passed_over.append((Path(error.filename), error))
 
     for parent, folders, files in os.walk(folder, onerror=leave_out):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in _OF_THE_SYSTEM]
         for path in (Path(parent, name) for name in (*folders, *files)):
             try:
                 if _is_video(path):
@@ -82,7 +85,8 @@ def _within(folder: Path) -> tuple[list[Path], list[tuple[Path, OSError]]]:
                     found.append(path)
             except OSError as error:
                 passed_over.append((path, error))
-    return found, passed_over
+    used = {parent for path in found for parent in path.parents}  # a folder may be called as a video and hold some
+    return found, [(path, error) for path, error in passed_over if path not in used]
 
 
 def _check_is_file(path: Path) -> None:

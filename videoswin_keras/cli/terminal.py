@@ -100,6 +100,7 @@ def take_over() -> None:
             os.fstat(descriptor)
         except OSError:
             _lead_nowhere(descriptor)
+    os.environ["PYTHON_COLORS"] = "0"  # by which Python 3.13 writes tracebacks with escapes
     for name in ("stdout", "stderr"):
         setattr(sys, name, Escaped(getattr(sys, name) or _nowhere()))
 

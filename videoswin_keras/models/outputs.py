@@ -64,6 +64,7 @@ def probabilities(model: Any, outputs: Any) -> np.ndarray:
     if (values < -1e-3).any() or (values > 1 + 1e-3).any():
         name = getattr(activation, "__name__", activation)
         raise ValueError(f"The activation of a model with classes must give 0–1, or be None. {name} gives {values}.")
+    values = np.clip(values, 0.0, 1.0)  # narrow numbers are rounded to a little more
     if is_single:
         return np.concatenate([1 - values, values], axis=-1)
     if activation is keras.activations.sigmoid and not each_by_itself:

@@ -99,6 +99,7 @@ class Journal:
         state, length, checksum = None, 0, kept["chain"]
         if os.path.lexists(folder / _STATE):
             state, length, checksum = _read_state(folder / _STATE)
+        _unlink_others(folder / _RESULTS)
         with open_own(folder / _RESULTS, "rb+") as file:
             if state is None and os.fstat(file.fileno()).st_size:
                 raise _damaged(folder, f"its state {_STATE} is missing")
@@ -328,7 +329,7 @@ def check_is_new(folder: Path) -> None:
     if not os.path.lexists(folder):
         return
     make_own_folder(folder)
-    if os.path.lexists(folder / SETTINGS):
+    if any(os.path.lexists(folder / name) for name in (SETTINGS, _RESULTS, _STATE, _LOCK)):
         raise FileExistsError(f"{folder} holds results already. Go on with them (--resume), or take another folder.")
     if files := [path.name for path in folder.iterdir() if path.is_symlink() or not path.is_dir()]:
         raise _holds_others(folder, files)
@@ -336,6 +337,14 @@ def check_is_new(folder: Path) -> None:
 
 def _holds_others(folder: Path, names: list[str]) -> FileExistsError:
     return FileExistsError(f"{folder} holds other files: {', '.join(sorted(names)[:3])}. Take another folder.")
+
+
+def _unlink_others(path: Path) -> None:
+    """Makes a file of its own of one that has a second name, as in a copy of hard links: that one stays as it is."""
+    with open_own(path, "rb") as file:
+        if os.fstat(file.fileno()).st_nlink > 1:
+            with replacing(path) as temporary, temporary.open("wb") as copy:
+                shutil.copyfileobj(file, copy)
 
 
 def _remove(leftover: Path) -> None:
@@ -410,8 +419,9 @@ def _lock(folder: Path) -> int | None:
     import fcntl
 
     with contextlib.suppress(FileExistsError):
-        open_own(folder / _LOCK, "xb", permissions=0o600).close()
+        open_own(folder / _LOCK, "xb").close()
     with open_own(folder / _LOCK, "rb+") as file:
+        os.fchmod(file.fileno(), 0o600)  # or whoever can read it could hold it
         descriptor = os.dup(file.fileno())
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
