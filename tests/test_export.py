@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -133,8 +134,12 @@ def test_errors(recurrent, tmp_path, monkeypatch):
         export(recurrent, tmp_path / "absent" / "a.onnx")
     with pytest.raises(FileNotFoundError, match="There is no file"):
         export(tmp_path / "absent.keras", tmp_path / "a.onnx")
-    with pytest.raises(FileExistsError, match="is no SavedModel"):
-        export(recurrent, tmp_path)
+    for name in ("notes.txt", "saved_model.pb"):  # by itself, and beside a model
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / name).touch()
+        with pytest.raises(FileExistsError, match="is no SavedModel"):
+            export(recurrent, tmp_path / "mine")
+    shutil.rmtree(tmp_path / "mine")
     keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)]).save(tmp_path / "dense.keras")
     with pytest.raises(ValueError, match="holds a Sequential without a Video Swin"):
         export(tmp_path / "dense.keras", tmp_path / "a.onnx")

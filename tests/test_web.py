@@ -11,7 +11,7 @@ from urllib.request import Request
 
 import pytest
 
-from videoswin_keras.web import _Redirects, open_url
+from videoswin_keras.web import _Redirects, open_url, read_some
 
 
 @pytest.mark.parametrize(
@@ -35,18 +35,33 @@ def test_no_redirect_loses_what_protected_the_address(old, new, is_followed):
             _Redirects().redirect_request(*arguments)
 
 
-def test_an_answer_that_never_comes_to_its_end_is_broken_off():
-    """Each of its bytes is there at once, so the socket waits for none of them."""
+@contextlib.contextmanager
+def endless(first, again):
+    """A server that sends bytes without end, each at once, so that a socket waits for none; its address."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve():
             client, _ = server.accept()
             with client, contextlib.suppress(OSError):
+                client.sendall(first)
                 while True:
-                    client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                    client.sendall(again)
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises((OSError, HTTPException)):
-            open_url(Request(f"http://127.0.0.1:{server.getsockname()[1]}/model.pth"), timeout=0.5)
+        yield Request(f"http://127.0.0.1:{server.getsockname()[1]}/model.pth")
         thread.join()
+
+
+def test_the_head_of_an_answer_that_has_no_end():
+    with endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n") as request, pytest.raises((OSError, HTTPException)):
+        open_url(request, timeout=0.5)
+
+
+def test_an_answer_in_pieces_that_has_no_end():
+    """After the last piece there may be more lines of the head."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n"
+    with endless(head, b"a: b\r\n") as request, open_url(request, timeout=60) as response:
+        assert read_some(response, 3, timeout=60) == b"abc"
+        with contextlib.suppress(OSError):  # a connection that is broken off, or an end: all pieces are there
+            assert read_some(response, 3, timeout=0.5) == b""

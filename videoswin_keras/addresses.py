@@ -10,7 +10,8 @@ from videoswin_keras.text import printable
 _SCHEME = re.compile(r"(?<![A-Za-z0-9+.-])[A-Za-z][A-Za-z0-9+.-]+:/+")
 # Names that people and machines give to what nobody else may know, before a "=" in a path.
 _PASSWORD = r"(?:password|passwd|passphrase|pass|pwd)"
-_SECRET = re.compile(rf"(?i)((?<![a-z])(?:{_PASSWORD}|token|secret|signature|sig|auth|credentials?|key)(?:=|%3d)).*")
+_NAMES = rf"{_PASSWORD}|psw|passcode|pin|jwt|session|sid|token|secret|signature|sig|auth|credentials?|key"
+_SECRET = re.compile(rf"(?i)((?<![a-z])(?:{_NAMES})(?:=|%3d)).*")
 _PASSWORD_AND_VALUE = re.compile(rf"(?i)({_PASSWORD}=)[^&;/_?]*")
 _PORT = r"(?::\d*)?"
 _SURE_HOST = re.compile(rf"(?:\[[^\]]*\]|localhost|[\w-]+(?:\.[\w-]+)+){_PORT}")

@@ -26,6 +26,10 @@ FORMATS = {"onnx": ("tensorflow", "tf2onnx", "onnxruntime"), "tf_saved_model": (
 UNREADABLE = 3  # exit code of the process that finds the file to be no model
 
 
+# What is in the folder of a SavedModel.
+_SAVED_MODEL = {"saved_model.pb", "fingerprint.pb", "variables", "assets", "assets.extra"}
+
+
 def export(model: str | Path | keras.Model, path: str | Path, format: str | None = None) -> dict[str, Any]:
     """Writes a model for use without Keras, on any backend, by way of TensorFlow in a process of its own.
 
@@ -68,8 +72,10 @@ def export(model: str | Path | keras.Model, path: str | Path, format: str | None
     optional.require("This export", FORMATS[format])
     if not path.absolute().parent.is_dir():
         raise FileNotFoundError(f"There is no folder {path.absolute().parent} to write {path.name} to.")
-    if format == "tf_saved_model" and path.exists() and not (path / "saved_model.pb").is_file():
-        raise FileExistsError(f"{path} is there, and is no SavedModel that could be replaced.")
+    if format == "tf_saved_model" and path.exists():
+        others = {file.name for file in path.iterdir()} - _SAVED_MODEL if path.is_dir() else {path.name}
+        if others or not (path / "saved_model.pb").is_file():
+            raise FileExistsError(f"{path} is there, and is no SavedModel that could be replaced.")
     if not isinstance(model, keras.Model) and not Path(model).is_file():
         raise FileNotFoundError(f"There is no file {model}.")
     with tempfile.TemporaryDirectory() as folder:

@@ -8,6 +8,8 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+# Control characters, and those that change in which direction others are shown, or whether; JSON escapes the rest.
+_STEERING = re.compile(r"[\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
 _SURROGATES = re.compile(r"[\ud800-\udfff]+")
 # How a formula begins, in a cell and where ";" separates cells; East Asian spreadsheets take the wide signs too.
 _FORMULA = re.compile(r"(^|;)(\s*)(?=[=+\-@＝＋－＠])")
@@ -27,8 +29,9 @@ def writable(name: str | Path) -> str:
 
 
 def writable_json(content: Any, indent: int | None = None) -> str:
-    """Returns JSON of which all texts are `writable`."""
+    """Returns JSON of which all texts are `writable`, and steer no terminal: the same, read by a program."""
     text = json.dumps(content, indent=indent, ensure_ascii=False)
+    text = _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
     return _SURROGATES.sub(lambda found: json.dumps(_bytes_shown(found[0]), ensure_ascii=False)[1:-1], text)
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -29,17 +30,42 @@ class _InTime:
     timeout: float
 
     def getresponse(self) -> Any:
-        timer = threading.Timer(self.timeout, self._break_off)
-        timer.daemon = True
-        timer.start()
-        try:
-            return super().getresponse()  # type: ignore[misc]
-        finally:
-            timer.cancel()
+        connected = self.sock
+        with _broken_off_after(self.timeout, connected):
+            response = super().getresponse()  # type: ignore[misc]
+        response.connected = connected
+        return response
 
-    def _break_off(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # it is closed
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR)  # also of one with TLS, which goes on reading
+
+@contextlib.contextmanager
+def _broken_off_after(seconds: float, connected: Any) -> Iterator[None]:
+    def break_off() -> None:
+        with contextlib.suppress(OSError):  # it is closed
+            socket.socket.shutdown(connected, socket.SHUT_RDWR)  # also of one with TLS, which goes on reading
+
+    timer = threading.Timer(seconds, break_off)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def read_some(response: Any, size: int, timeout: float) -> bytes:
+    """Reads what is there of an answer that `open_url` gave, at most `size` bytes; nothing at its end.
+
+    Args:
+        response: The answer.
+        size: Bytes.
+        timeout: Seconds after which the connection is broken off: what frames the pieces of an answer may be endless.
+
+    Raises:
+        OSError, HTTPException: if the connection breaks.
+    """
+    connected = getattr(response, "connected", None)
+    with _broken_off_after(timeout, connected) if connected is not None else contextlib.nullcontext():
+        return response.read1(size)  # `read` would wait for all of a piece, and lose it with the connection
 
 
 class _Http(HTTPHandler):

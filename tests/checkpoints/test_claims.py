@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 import reference
+import safetensors.numpy
 import torch
 
 from videoswin_keras import VideoSwinBackbone, VideoSwinClassifier
@@ -74,6 +75,22 @@ PICKLES = {
     "many mappings": b"](" + b"}" * 2**18 + b"e.",
     "nested keys": b"}" + NESTED + b"K\x01s.",
     "a nested member of a set": b"\x8f(" + NESTED + b"\x90.",
+    "a type of nested parts": b"}" + text("a") + called("numpy", "dtype", NESTED) + b"s.",
+    "a codec of nested parts": b"}" + text("a") + called("_codecs", "encode", text("x"), NESTED) + b"s.",
+    "sides of many digits": b"}"
+    + text("a")
+    + called("numpy.core.multiarray", "_reconstruct")
+    + b"(K\x01("
+    + b"\x8b"
+    + struct.pack("<i", 2**16)
+    + b"\x7f" * 2**16
+    + put(0)
+    + got(0) * 5000
+    + b"t"
+    + called("numpy", "dtype", text("f4"), b"\x89", b"\x89")
+    + b"\x89"
+    + text("")
+    + b"tbs.",
     "a bytearray of a number": b"}" + text("a") + called("builtins", "bytearray", b"\x8a\x05\0\0\0\0\x02") + b"s.",
     "a tensor of a number": b"}"
     + text("a")
@@ -204,6 +221,15 @@ def test_hdf5(write, whole, tmp_path):
     write_zip(tmp_path / "x.keras", whole | {"model.weights.h5": (tmp_path / "x.weights.h5").read_bytes()})
     for name, read in (("x.weights.h5", files.read), ("x.keras", files.read), ("x.keras", load_model)):
         assert_refused(read, tmp_path / name, r"was refused")
+
+
+def test_a_safetensors_file_that_goes_on_after_its_tensors(tmp_path):
+    """For gigabytes, which a disk need not hold."""
+    path = tmp_path / "x.safetensors"
+    safetensors.numpy.save_file({"a": np.zeros(3, "float32")}, path)
+    with path.open("ab") as file:
+        file.truncate(8 * GIGABYTE)
+    assert_refused(files.read, path, "do not end where it does")
 
 
 @pytest.mark.parametrize("spans", [[(0, 400), (0, 400)], [(0, 2**40)], [(0, 2**63)], [(8, 4)], [(-4, 400)]])

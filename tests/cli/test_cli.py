@@ -277,13 +277,24 @@ def test_demo(tmp_path, capsys, monkeypatch):
     np.testing.assert_allclose(bouts.start_s, [start for start, _ in expected], atol=2)
 
 
+def test_demo_follows_no_link(tmp_path, capsys):
+    """Another may have put it there; results of an earlier demo are removed where it leads."""
+    (tmp_path / "mine" / "results" / "night").mkdir(parents=True)
+    (tmp_path / "mine" / "results" / "night" / "thesis.txt").touch()
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "moving_shapes_night").symlink_to(tmp_path / "mine")
+    assert main(["demo", "--output", str(tmp_path / "demo")]) == 2
+    assert "moving_shapes_night is a link" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.glob("mine/**/*.*")] == ["thesis.txt"]
+
+
 def test_demo_ends_at_ctrl_c(tmp_path, monkeypatch):
     def stopped(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(VideoPipeline, "classify_views", stopped)
     assert main(["demo", "--output", str(tmp_path)]) == 130
-    assert not (tmp_path / "moving_shapes_night").exists()
+    assert not (tmp_path / "moving_shapes_night" / "night.mp4").exists()
 
 
 def test_models(capsys):

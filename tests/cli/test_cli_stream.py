@@ -489,6 +489,13 @@ def test_cameras_that_differ_only_after_the_question_mark_are_two(tmp_path, monk
     assert sum(line.startswith("rtsp://10.0.0.8/stream@1  ") for line in lines) >= 3
     assert main(["stream", addresses[0], addresses[0], *PICO, "--out", str(tmp_path / "twice")]) == 2
     assert "A camera is given twice" in capsys.readouterr().err
+    (damaged,) = tmp_path.glob("rtsp_10_0_0_9*")
+    (damaged / "settings.json").write_text("[]")
+    monkeypatch.setattr(Camera, "__init__", functools.partialmethod(Camera.__init__, **scripted(40, 60)))
+    assert main(["stream", *addresses[2:], *PICO, "--out", str(tmp_path), "--resume"]) == 1
+    assert "is damaged" in capsys.readouterr().err
+    (other,) = tmp_path.glob("rtsp_10_0_0_8*")
+    assert pandas.read_csv(other / "results.csv", skiprows=1).end_s.iloc[-1] > 60
 
 
 def test_a_camera_that_was_stopped_goes_on(tmp_path, monkeypatch, capsys):

@@ -99,6 +99,9 @@ def test_results_are_there_while_others_are_computed(video, tmp_path, monkeypatc
     assert main(["classify", str(tmp_path), *PICO, "--json", str(output)]) == 1
     assert seen == [[], ["a.mp4"], ["a.mp4", "b.mp4", "c.mp4"]]
     assert not so_far.exists()
+    video_before = (tmp_path / "a.mp4").read_bytes()
+    assert main(["classify", str(tmp_path / "b.mp4"), *PICO, "--json", str(tmp_path / "a.mp4")]) == 2
+    assert (tmp_path / "a.mp4").read_bytes() == video_before
     so_far.write_text("of a run that was killed")
     assert main(["classify", str(tmp_path), *PICO, "--json", str(output)]) == 2
     assert so_far.read_text() == "of a run that was killed"

@@ -35,7 +35,11 @@ def of_nobody():
     return open(writer, "w", encoding="utf-8", buffering=1)
 
 
-@pytest.mark.parametrize("stream", [lambda: None, of_nobody], ids=["closed", "gone"])
+def on_a_full_disk():
+    return open("/dev/full", "w", encoding="utf-8", buffering=1)
+
+
+@pytest.mark.parametrize("stream", [lambda: None, of_nobody, on_a_full_disk], ids=["closed", "gone", "full"])
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
 def test_work_goes_on_without_a_reader(name, stream, videos, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, name, stream())

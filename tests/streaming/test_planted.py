@@ -4,12 +4,16 @@ import os
 import socket
 import tempfile
 
+import cv2
 import numpy as np
 import pytest
 
 from videoswin_keras import atomic
 from videoswin_keras.streaming import journal as journals
+from videoswin_keras.streaming.about import About, FileSpan
 from videoswin_keras.streaming.journal import Journal
+from videoswin_keras.streaming.recording import Recording
+from videoswin_keras.streaming.run import Run
 from videoswin_keras.streaming.stream import VideoStream
 from videoswin_keras.streaming.timeline import LONGEST, Result
 
@@ -258,3 +262,28 @@ def pico_stream():
 
     model = from_checkpoint("pico_moving_shapes", include_rescaling=True)
     return VideoStream(model, fps=8, clip_frames=16, stride=8, short_side=64, crop=64)
+
+
+def test_a_run_says_what_does_not_fit(pico_stream, tmp_path):
+    cv2.imwrite(str(tmp_path / "x.png"), np.zeros((64, 64, 3), "uint8"))
+
+    def run(resume):
+        about = About("x", ("a",) * 8, "x.png", 8.0)
+        return Run(pico_stream, Recording([tmp_path / "x.png"]), tmp_path / "night", about, {}, resume)
+
+    first = run(resume=False)
+    first.begin()
+    first.close()
+    for state, events in (({"position": np.array([0, 0])}, []), (None, [FileSpan("z.png", 0, 1, 1, "x")])):
+        if state is not None:
+            first._journal.save(state)
+        else:
+            first._journal.append(events)
+            first._save()
+        with pytest.raises(ValueError, match=r"night is damaged: its parts do not fit together"):
+            run(resume=True)
+    for name in ("files", "longest_hold"):
+        del first._journal.kept[name]
+        first._journal._write_settings()
+        with pytest.raises(ValueError, match=r"night is of no recording: its settings do not say"):
+            run(resume=True)

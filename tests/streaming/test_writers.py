@@ -272,6 +272,17 @@ BARN = About("barn", ("lying", "eating", "at the wall"), "barn.mp4", 4.0, multi_
 AT_ONCE = Timeline([Bout(0.0, 6.0, 0), Bout(0.0, 2.0, 2), Bout(4.0, 8.0, 1), Bout(8.0, 9.0, None)], 12.0)
 
 
+def test_each_file_has_subtitles_of_its_own(tmp_path):
+    """Whatever they are called: what replaces characters may make two names the same."""
+    files = ["a.mp4", "a.mkv", "a.mp4.avi", "x\\y.mp4", "x_y.mp4", "X_Y.mp4", "b.mp4"]
+    spans = tuple(FileSpan(name, start, start + 1, start + 1, "x") for start, name in enumerate(files))
+    about = About("night", ("a",), "", 4.0, files=spans)
+    writers.write_webvtt(tmp_path, Timeline([Bout(0, 7, 0)], 7.0), about)
+    written = [path.name.casefold() for path in (tmp_path / "labels").iterdir()]
+    assert len({*written}) == len(files)
+    assert "b.vtt" in written
+
+
 def test_several_classes_at_once(tmp_path):
     """Bouts overlap in every format; from 9 to 12 s no class is there."""
     writers.write_bouts(tmp_path / "bouts.csv", AT_ONCE, BARN)

@@ -439,6 +439,6 @@ def _chunks(response: Any, clock: Callable[[], float]) -> Iterator[bytes]:
 
 def _read(response: Any) -> bytes:
     try:
-        return response.read1(CHUNK)  # `read` would wait for all of a chunk, and lose it with the connection
+        return web.read_some(response, CHUNK, TIMEOUT)
     except (HTTPException, OSError) as error:
         raise _Interrupted(f"the connection broke ({error or type(error).__name__})") from error

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import math
 import pickle
 import zipfile
@@ -16,7 +17,7 @@ import numpy as np
 
 from videoswin_keras import optional
 from videoswin_keras.checkpoints import entries, pytorch, unpickling
-from videoswin_keras.checkpoints.claims import Tensor, check_tensors, load_json, open_zip
+from videoswin_keras.checkpoints.claims import MOST_TEXT, Tensor, check_tensors, load_json, open_zip
 from videoswin_keras.checkpoints.errors import CheckpointError, first_line, reading
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"  # in a `.keras` file
@@ -186,7 +187,20 @@ def _refusals_explained() -> Iterator[None]:
 def _open_safetensors(path: Path) -> Iterator[dict[str, Tensor]]:
     with optional.needed(f"Reading {path}", "safetensors"):
         from safetensors import deserialize
+    _check_safetensors(path)
     yield {name: _of_safetensors(name, tensor) for name, tensor in deserialize(path.read_bytes())}
+
+
+def _check_safetensors(path: Path) -> None:
+    """Raises CheckpointError, or ValueError, unless a file ends with the last of its tensors; before it is read."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > MOST_TEXT:
+            raise CheckpointError(f"its header is of more than {MOST_TEXT} bytes: it was refused")
+        header = json.loads(file.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    if 8 + length + max(ends, default=0) != path.stat().st_size:
+        raise CheckpointError("its tensors do not end where it does: it is cut off, or longer than it says")
 
 
 def _of_safetensors(name: str, tensor: dict[str, Any]) -> Tensor:

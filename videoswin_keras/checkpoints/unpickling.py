@@ -19,6 +19,7 @@ from videoswin_keras.checkpoints.errors import CheckpointError
 
 _OPERATION = 100  # bytes that one operation of a pickle takes at most, beside those of the pickle itself
 OBJECTS = 2**27  # bytes that the objects of the smallest file may take: losses of a million steps, for example
+_SIDES = 64  # of a shape, as numpy has at most
 _DEPTH, _PARTS = 2, 16  # of a key: tuples within tuples, and what each holds
 _NO_CHANGE = "it changes what it calls"
 
@@ -173,7 +174,8 @@ class _Bounded:
 
 
 def _shape(sides: Any) -> tuple[int, ...]:
-    if not isinstance(sides, tuple | list) or not all(type(side) is int and side >= 0 for side in sides):
+    is_short = isinstance(sides, tuple | list) and len(sides) <= _SIDES
+    if not is_short or not all(type(side) is int and 0 <= side < 2**63 for side in sides):
         raise pickle.UnpicklingError("it holds a tensor whose shape is none")
     return tuple(sides)
 
@@ -186,7 +188,8 @@ class _DType:
 
     def __init__(self, code: Any, align: Any = False, copy: Any = False):
         if not (isinstance(code, str) and re.fullmatch(r"[<>|=]?(f[248]|[iu][1248]|b1)", code)):
-            raise pickle.UnpicklingError(f"it holds an array of {str(code)[:100]!r}, which are no numbers")
+            shown = repr(code[:100]) if isinstance(code, str) else type(code).__name__
+            raise pickle.UnpicklingError(f"it holds an array of {shown}, which are no numbers")
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple) -> None:
@@ -202,7 +205,8 @@ class _Latin1:
 
     def __init__(self, text: Any, encoding: Any):
         if encoding != "latin1" or not isinstance(text, str):
-            raise pickle.UnpicklingError(f"it asks for the codec {str(encoding)[:100]!r}")
+            shown = repr(encoding[:100]) if isinstance(encoding, str) else type(encoding).__name__
+            raise pickle.UnpicklingError(f"it asks for the codec {shown}")
         self._text = text
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ from videoswin_keras.addresses import public_address
 from videoswin_keras.atomic import full_disk_explained, open_own, replacing
 from videoswin_keras.cli import terminal
 from videoswin_keras.cli.inputs import add_input_rate, find_videos, read_classes
-from videoswin_keras.text import printable, writable_json
+from videoswin_keras.text import file_name, printable, writable_json
 
 HELP = "Classify video files."
 EXAMPLES = """examples:
@@ -106,6 +106,10 @@ def _check_output(path: Path) -> None:
         raise PermissionError(
             f"--json {path} cannot be written: it is a folder or a device, or in a folder that is write-protected."
         )
+    if path.exists() and path.stat().st_size:
+        with path.open("rb") as file:
+            if file.read(1) != b"{":
+                raise FileExistsError(f"--json {path} is there, and is no JSON that could be replaced.")
     if os.path.lexists(_so_far(path)):
         raise FileExistsError(
             f"{_so_far(path)} is there: results of a run that was killed, perhaps. Move it away, or remove it."
@@ -113,7 +117,7 @@ def _check_output(path: Path) -> None:
 
 
 def _so_far(path: Path) -> Path:
-    return path.with_name(f"{path.stem}_so_far.jsonl")
+    return path.with_name(file_name(path.stem, "_so_far.jsonl"))
 
 
 class _Results:
@@ -164,7 +168,12 @@ class _Results:
     def __exit__(self, *error: object) -> None:
         if self._path:
             with self._file:
-                self._put_together(self._path)
+                try:
+                    self._put_together(self._path)
+                except OSError as error:
+                    raise OSError(
+                        f"{self._path} cannot be written ({error}). Its content is in {self._so_far}."
+                    ) from error
             self._so_far.unlink()
 
     def _put_together(self, path: Path) -> None:

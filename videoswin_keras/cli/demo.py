@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from videoswin_keras.atomic import make_own_folder
 from videoswin_keras.cli import stream
 
 HELP = "Draw synthetic videos of moving shapes, and a night of them, and classify them with the small model that ships."
@@ -33,7 +34,10 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.output)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"--output must be a folder. Received: the file {folder}.")
-    folder.mkdir(parents=True, exist_ok=True)
+    night = folder / "moving_shapes_night" / "night.mp4"
+    results = night.parent / "results"
+    for own in (folder, night.parent, results):
+        make_own_folder(own)
     videos = []
     for number, motion in enumerate(MOTIONS):
         path = folder / f"{motion.replace(' ', '_')}.mp4"
@@ -45,16 +49,14 @@ def run(options: argparse.Namespace) -> int:
     print(f"Drew {len(videos)} videos. Now: {program} classify {files} {shlex.join(chosen)}\n", flush=True)
     code = perform(["classify", *videos, *chosen])
 
-    night = folder / "moving_shapes_night" / "night.mp4"
-    night.parent.mkdir(exist_ok=True)
-    shutil.rmtree(night.parent / "results", ignore_errors=True)  # of an earlier demo
+    shutil.rmtree(results / "night", ignore_errors=True)  # of an earlier demo; a link is not followed
     write_video(night, moving_shapes_recording(night_bouts(), SEED), NIGHT_RATE)
     command = ["stream", str(night), "--weights", WEIGHTS, "--fps", str(NIGHT_RATE), "--start", "2026-11-20 21:55"]
-    command += ["--out", str(night.parent / "results"), "--resume"]  # typed again, it finds that all is done
+    command += ["--out", str(results), "--resume"]  # typed again, it finds that all is done
     print(f"\nDrew a night of a quarter of an hour. Now: {program} {shlex.join(command)}\n", flush=True)
     if streamed := perform(command):
         return streamed
-    print(f"\nIts hypnogram: {night.parent / 'results' / 'night' / 'report.png'}")
+    print(f"\nIts hypnogram: {results / 'night' / 'report.png'}")
     return code
 
 

@@ -183,11 +183,13 @@ def _watch(stream: Any, sources: list[Source], template: About, settings: dict, 
     """Prints what cameras show until they are stopped; returns the exit code."""
     from videoswin_keras.streaming.watch import watch
 
-    opened = [_camera_run(stream, source, template, settings, options) for source in sources]
-    runs = [run for run, _ in opened]
+    runs: list[Any] = []
+    failed = 0
+    for source in sources:
+        begin = functools.partial(_begin_camera, runs, stream, source, template, settings, options)
+        failed |= _tried(source.name, begin)
     for run in runs if len(runs) > 1 else []:
         print(f"{run.about.source} → {run.folder}", file=sys.stderr)
-    failed = max(code for _, code in opened)
 
     def close(*_: Any) -> None:
         for run in runs:
@@ -210,7 +212,8 @@ def _watch(stream: Any, sources: list[Source], template: About, settings: dict, 
     if timer:
         timer.daemon = True
         timer.start()
-    print("Ctrl-C stops and writes the reports.", file=sys.stderr)
+    if runs:
+        print("Ctrl-C stops and writes the reports.", file=sys.stderr)
     try:
         with signals.handled(close):
             for run, result in watch(stream, runs, write, options.roll):
@@ -222,10 +225,10 @@ def _watch(stream: Any, sources: list[Source], template: About, settings: dict, 
     return failed
 
 
-def _camera_run(
-    stream: Any, source: Source, template: About, settings: dict, options: argparse.Namespace
-) -> tuple[Any, int]:
-    """Returns the run of a camera, a new one or the last one in its folder to go on with, and an exit code."""
+def _begin_camera(
+    runs: list[Any], stream: Any, source: Source, template: About, settings: dict, options: argparse.Namespace
+) -> int:
+    """Adds the run of a camera, a new one or the last one in its folder to go on with; returns an exit code."""
     from videoswin_keras.streaming.run import Run
 
     assert source.address is not None
@@ -257,7 +260,8 @@ def _camera_run(
     run = Run(stream, camera, folder, *arguments)
     if run.position:
         print(f"{source.described} goes on in {folder}, after {length_of_time(run.position)}.", file=sys.stderr)
-    return run, code
+    runs.append(run)
+    return code
 
 
 def _print_live(run: Any, result: Any, prefix: str) -> None:

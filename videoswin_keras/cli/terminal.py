@@ -10,8 +10,9 @@ from typing import Any, TextIO
 from videoswin_keras.addresses import without_secrets
 from videoswin_keras.text import printable_lines
 
-# What a stream answers that nobody reads any more: a pipe that was closed, a terminal that hung up.
-_GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ECONNRESET}
+# What a stream answers that takes nothing any more: a pipe that was closed, a terminal that hung up, a full disk.
+_GONE = {errno.EPIPE, errno.EIO, errno.EBADF, errno.ECONNRESET, errno.ENOSPC, errno.EFBIG}
+_GONE.add(getattr(errno, "EDQUOT", errno.ENOSPC))  # Windows has no quotas
 
 
 class _Lasting:

@@ -26,6 +26,7 @@ _VALUES = {"__bytes__", "__ellipsis__", "__keras_tensor__", "__numpy__", "__slic
 # A model with low-rank adapters, or one that is quantised, makes more weights than its file holds.
 _MOST_WEIGHTS = 4
 _SPARE_WEIGHTS = 2**20
+_MOST_OBJECTS = 5000  # a backbone of this library is one
 _LONGEST_MEMORY = 10_000  # clips, as in a file of weights
 
 _lock = threading.RLock()
@@ -64,7 +65,9 @@ def load_model(path: str | Path) -> keras.Model:
                 f"it is a model of an older Keras port, whose code is not run: `videoswin convert {path} -o new.keras` "
                 "makes one of this library of it"
             )
-        for node in _objects({**config, "compile_config": None}):
+        for number, node in enumerate(_objects({**config, "compile_config": None})):
+            if number == _MOST_OBJECTS:  # of which each takes Keras a hundredth of a second
+                raise CheckpointError(f"its configuration has more than {_MOST_OBJECTS} layers and other objects")
             _check(node, len(shapes))
         values = sum(math.prod(shape) for shape in shapes.values())
         try:

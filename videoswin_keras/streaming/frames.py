@@ -11,6 +11,7 @@ TOLERANCE = 0.001  # seconds; containers round times to milliseconds
 # Seconds by which a frame may be earlier, or later, than the one before it. Beyond that a clock was set, and the frame
 # is taken as the next one.
 STEP_BACK, STEP_AHEAD = 1.0, 86_400.0
+_LATEST = 1e11  # seconds, of any clock: the year 5138
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class Sampler:
             origin, time, position, shift = times
             # All moments before the last frame have been given.
             is_given = 0 <= time - origin <= (moment + 1) / self.fps + TOLERANCE
-            if not is_given or not all(map(math.isfinite, times)):
+            if not is_given or not all(abs(number) < _LATEST for number in times):
                 raise ValueError(f"{moment} moments, and times of {times}")
             self.origin, self.time, self.position, self.shift = origin, time, position, shift
         elif moment:

@@ -20,6 +20,7 @@ from videoswin_keras.atomic import PREFIX, full_disk_explained, make_own_folder,
 from videoswin_keras.checkpoints.claims import read_npz
 from videoswin_keras.streaming.about import DAMAGED, OVERLAP, FileSpan, Problem
 from videoswin_keras.streaming.timeline import LONGEST, Result
+from videoswin_keras.text import writable_json
 
 SETTINGS = "settings.json"
 _RESULTS, _STATE, _LOCK = ".journal.jsonl", ".state.npz", ".lock"
@@ -81,7 +82,7 @@ class Journal:
         make_own_folder(folder)
         if not resume:
             check_is_new(folder)
-        settings = json.loads(json.dumps(settings))
+        settings = json.loads(writable_json(settings))
         kept = read_settings(folder)
         if kept is None and (others := [path.name for path in folder.iterdir() if path.name[0] != "."]):
             raise _holds_others(folder, others)
@@ -127,6 +128,16 @@ class Journal:
     def is_finished(self) -> bool:
         """Whether the final files are there."""
         return bool(self.kept["is_finished"])
+
+    @contextlib.contextmanager
+    def as_told(self) -> Iterator[None]:
+        """Says that the folder is damaged where something goes wrong within that is made of its content."""
+        try:
+            yield
+        except _Damaged:
+            raise
+        except _NONSENSE as error:
+            raise _damaged(self.folder, f"its parts do not fit together ({error})") from error
 
     def append(self, records: Iterable[Record]) -> None:
         """Adds results, and what was found out about the files. They are safe after the next `save`."""
@@ -232,9 +243,10 @@ class Journal:
                 yield checksum, line
 
     def _write_settings(self) -> None:
+        self.kept = json.loads(writable_json(self.kept))
         self.kept["checksum"] = _checksum_of_settings(self.kept)
         with replacing(self.folder / SETTINGS) as temporary:
-            temporary.write_text(json.dumps(self.kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            temporary.write_text(writable_json(self.kept, indent=1) + "\n", encoding="utf-8")
 
 
 def _holds_still(event: FileSpan | Problem) -> bool:
@@ -258,7 +270,7 @@ def _encoded(record: Record) -> bytes:
 
 
 # What content that nobody has checked can lead to.
-_NONSENSE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+_NONSENSE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError)
 
 
 def _json(text: str | bytes) -> Any:
@@ -315,8 +327,12 @@ def _checksum_of_settings(kept: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(others, sort_keys=True).encode()).hexdigest()[:_DIGITS]
 
 
-def _damaged(folder: Path, how: str) -> ValueError:
-    return ValueError(f"{folder} is damaged: {how[:300]}. Remove the folder to begin anew.")
+class _Damaged(ValueError):
+    """A folder of results that cannot be gone on with."""
+
+
+def _damaged(folder: Path, how: str) -> _Damaged:
+    return _Damaged(f"{folder} is damaged: {how[:300]}. Remove the folder to begin anew.")
 
 
 def check_is_new(folder: Path) -> None:

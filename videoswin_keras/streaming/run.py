@@ -77,14 +77,17 @@ class Run:
             if kept is not None:
                 try:
                     grown = grown_files(kept["files"], source)
+                    self.longest_hold = kept["longest_hold"]  # the files that came since may have another
+                except KeyError as error:
+                    raise ValueError(f"{self.folder} is of no recording: its settings do not say {error}.") from error
                 except ValueError as error:
                     raise ValueError(f"{self.folder} is of another recording. {error} Choose another --out.") from error
-                self.longest_hold = kept["longest_hold"]  # the files that came since may have another
         self.settings = {**settings, "source": about.source, "longest_hold": self.longest_hold, "files": files}
         if stream.multi_label:  # else nothing is said, as before there were such models
             self.settings["multi_label"] = True
         self._journal = Journal.open(self.folder, self.settings, resume)
-        self._restore(state)
+        with self._journal.as_told():
+            self._restore(state)
         if grown or (kept is not None and isinstance(source, Camera)):
             self._journal.reopen({"files": files, "source": about.source}, grown)
         self._num_events = 0
@@ -92,7 +95,8 @@ class Run:
             source.prepare, self.state.sampler.prepare = stream.prepare, None  # small pictures wait, not large ones
             self.state.sampler.step_ahead = math.inf  # it may be away for days
         else:
-            source.recall(self._journal.events())
+            with self._journal.as_told():
+                source.recall(self._journal.events())
             self._num_events = len(source.events)
             if len(source.paths) > 1:
                 self.state.sampler.step_ahead = math.inf  # days may pass between two files

@@ -4,6 +4,7 @@ Times are seconds from the first frame of the recording; stretches in which noth
 """
 
 import csv
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import date, time
 from pathlib import Path, PurePath
@@ -224,10 +225,15 @@ def _inside(timeline: Timeline, span: FileSpan) -> list[Bout]:
 
 
 def _subtitle_names(files: Sequence[FileSpan]) -> Iterable[tuple[str, FileSpan]]:
-    """Returns a file name for the subtitles of each file: the stem, or all of its name where stems are the same."""
-    stems = [PurePath(span.file).stem for span in files]
-    for span, stem in zip(files, stems, strict=True):
-        yield file_name(stem if stems.count(stem) == 1 else span.file, ".vtt"), span
+    """Returns a file name for the subtitles of each file: the stem, or all of its name, with a number where needed."""
+    names = [file_name(PurePath(span.file).stem, ".vtt") for span in files]
+    for others in (
+        [file_name(span.file, ".vtt") for span in files],
+        [file_name(span.file, f"-{number}.vtt") for number, span in enumerate(files, start=1)],
+    ):
+        counts = Counter(map(str.casefold, names))  # as macOS and Windows compare them
+        names = [other if counts[name.casefold()] > 1 else name for name, other in zip(names, others, strict=True)]
+    return zip(names, files, strict=True)
 
 
 def _write_subtitles(path: Path, bouts: Iterable[Bout], about: About) -> None:
