@@ -2,7 +2,7 @@
 
 import contextlib
 import socket
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from email.message import Message
 from http.client import HTTPException
 from io import BytesIO
@@ -37,20 +37,25 @@ def test_no_redirect_loses_what_protected_the_address(old, new, is_followed):
 
 @contextlib.contextmanager
 def endless(first, again):
-    """A server that sends bytes without end, each at once, so that a socket waits for none; its address."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
+    """A server that sends bytes until it is cut off, for a long time: each at once, so that a socket waits for none."""
+    clients = []
 
-        def serve():
-            client, _ = server.accept()
-            with client, contextlib.suppress(OSError):
-                client.sendall(first)
-                while True:
-                    client.sendall(again)
+    def serve():
+        clients.append(server.accept()[0])
+        clients[0].sendall(first)
+        with contextlib.suppress(OSError):
+            for _ in range(10**7):
+                clients[0].sendall(again)
+            return False
+        return True
 
-        thread = threading.Thread(target=serve)
-        thread.start()
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as threads:
+        served = threads.submit(serve)
         yield Request(f"http://127.0.0.1:{server.getsockname()[1]}/model.pth")
-        thread.join()
+        with contextlib.suppress(OSError):
+            clients[0].shutdown(socket.SHUT_RDWR)  # or it waits for room in its buffers
+        clients[0].close()
+        assert served.result()
 
 
 def test_the_head_of_an_answer_that_has_no_end():
