@@ -420,7 +420,7 @@ def test_models_export_themselves(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
-@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("nested", [False, pytest.param(True, marks=pytest.mark.one_backend)])
 def test_int8_survives_saving(nested, tmp_path):
     if nested:
         model = keras.Sequential([small_backbone(pooling="avg", **TWO_STAGES), keras.layers.Dense(3)])
