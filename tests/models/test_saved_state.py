@@ -136,7 +136,8 @@ def make(kind):
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
 @pytest.mark.parametrize("change", [adapted, weight_only, in_blocks])
 @pytest.mark.parametrize(
-    "kind", ["memory", *(pytest.param(kind, marks=pytest.mark.one_backend) for kind in ("classifier", "nested", "stage"))]
+    "kind",
+    ["memory", *(pytest.param(kind, marks=pytest.mark.one_backend) for kind in ("classifier", "nested", "stage"))],
 )
 def test_lora_and_quantisation_survive_saving(kind, change, tmp_path):
     """As a plain Dense layer keeps them, but for its `lora_alpha`, which Keras 3.15 forgets."""
