@@ -437,7 +437,8 @@ def _lock(folder: Path) -> int | None:
     with contextlib.suppress(FileExistsError):
         open_own(folder / _LOCK, "xb").close()
     with open_own(folder / _LOCK, "rb+") as file:
-        os.fchmod(file.fileno(), 0o600)  # or whoever can read it could hold it
+        with contextlib.suppress(OSError):  # a disk without such permissions
+            os.fchmod(file.fileno(), 0o600)  # or whoever can read it could hold it
         descriptor = os.dup(file.fileno())
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
