@@ -55,7 +55,7 @@ def write_tensors(tensors: Mapping[str, np.ndarray], path: str | Path, metadata:
             file.create_dataset(name, data=value)
         file.attrs[METADATA], file.attrs[_CHECKSUM] = text, _checksum(tensors, text)
     with replacing(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+        temporary.write_bytes(content.getvalue())
         _compare(tensors, temporary)
 
 
