@@ -396,6 +396,9 @@ def batch(name: str, honest: Path, work: Path, seed: int, cases: range) -> str |
             if (sizes := Path("/proc/self/statm")).exists():  # Linux
                 size = int(sizes.read_text().split()[0]) * resource.getpagesize()
                 resource.setrlimit(resource.RLIMIT_AS, (size + ADDRESSES, resource.RLIM_INFINITY))
+            if "torch" in sys.modules:  # whose threads are not in this process
+                sys.modules["torch"].set_num_threads(1)
+            signal.alarm(10 * SECONDS)
             KINDS[name].read(Path(shutil.copytree(honest, work / "whole")))  # imports what it needs
             watch = Watch(work)
             for case in cases:
