@@ -7,10 +7,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("resource")  # which Windows does not have
 import fuzz
+import pytest
 
 pytestmark = pytest.mark.one_backend
 

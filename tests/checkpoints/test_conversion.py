@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import resource
 import zipfile
 from dataclasses import replace
 
@@ -200,7 +201,6 @@ def test_a_memory_is_written_as_keras_writes_it(include_top, tmp_path):
 @pytest.mark.parametrize("name", ["out.weights.h5", "out.keras"])
 def test_a_full_disk(name, nano_weights, tmp_path, capsys):
     """A limit of the size of files stands in for it. HDF5 would end the process."""
-    resource = pytest.importorskip("resource")
     (tmp_path / name).write_text("older")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, before[1]))

@@ -144,7 +144,6 @@ def test_what_is_no_file_is_said_where_it_is_given_by_itself(verb, code, name, s
     assert f"No video file at {name}.mp4" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="Windows has other users")
 def test_a_folder_that_cannot_be_read_is_passed_over(video):
     is_root = os.geteuid() == 0  # who may read everything
     with tempfile.TemporaryDirectory() as name:
