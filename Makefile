@@ -48,7 +48,7 @@ lint: setup
 
 # All tests run on one backend; on the others those that compute. In two processes: compilers use one core.
 PYTEST := $(BIN)/pytest -n 2
-COMPUTING := tests/nn tests/models tests/training tests/streaming/test_stream.py
+COMPUTING := tests/kernels tests/nn tests/models tests/training tests/streaming/test_stream.py
 test: lint
 	KERAS_BACKEND=jax $(PYTEST) $(COMPUTING) -m "not large and not one_backend"
 	KERAS_BACKEND=tensorflow $(PYTEST) $(COMPUTING) -m "not large and not one_backend"

@@ -117,7 +117,7 @@ def product_rate(rounds: int) -> float:
     sys.path.insert(0, str(ROOT))
     import keras
 
-    from videoswin_keras.nn.linear import linear
+    from videoswin_keras.nn.dense import linear
 
     class Product(keras.layers.Layer):
         """A product as the models have it computed: PyTorch's own is not its fastest everywhere."""

@@ -235,12 +235,12 @@ def test_what_is_no_number_is_a_difference():
 
 
 def test_onnx_has_no_loops(tmp_path):
-    """Also where a block would be computed in pieces, one after the other."""
+    """Also where a block would be computed in chunks, one after the other."""
     model = VideoSwinT((4, 48, 48, 3), num_classes=3, embed_dim=8, depths=(2,), num_heads=(2,), window_size=(2, 3, 3))
     model.save(tmp_path / "model.keras")
     code = (
-        "import sys; from videoswin_keras.export_worker import _worker; from videoswin_keras.nn import pieces; "
-        "pieces.PIECE_BYTES['cpu'] = 1; _worker(*sys.argv[1:])"
+        "import sys; from videoswin_keras.export_worker import _worker; from videoswin_keras.kernels import chunks; "
+        "chunks.CHUNK_BYTES['cpu'] = 1; _worker(*sys.argv[1:])"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "model.keras"), str(tmp_path / "model.onnx"), "onnx"]
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": ""}

@@ -1,6 +1,7 @@
 """Imports point one way, so that every part can be read without those above it."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ ORDER = (
     "optional",
     "backend",
     "prefetch",
+    "kernels",
     "nn",
     "video",
     "checkpoints",
@@ -44,6 +46,11 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def module_name(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
 def place(parts):
     return ORDER.index(parts[0].removesuffix(".py"))
 
@@ -64,13 +71,23 @@ def test_imports_point_one_way():
 def test_backends_are_imported_in_few_places():
     allowed = {
         "export_worker.py": {"tensorflow"},
-        "nn/jax_functions.py": {"jax"},
-        "nn/tensorflow_functions.py": {"tensorflow"},
-        "nn/torch_functions.py": {"torch"},
+        "kernels/jax.py": {"jax"},
+        "kernels/tensorflow.py": {"tensorflow"},
+        "kernels/torch.py": {"torch"},
     }
     for path in PACKAGE.rglob("*.py"):
         names = {name.split(".")[0] for name in imported(path)}
         assert names & BACKENDS <= allowed.get(path.relative_to(PACKAGE).as_posix(), set()), path
+
+
+def test_no_circle_of_imports():
+    """Not even one that is hidden in functions."""
+    files = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+    graph = {}
+    for name, path in files.items():
+        targets = {target if target in files else target.rpartition(".")[0] for target in imported(path)}
+        graph[name] = (targets & files.keys()) - {name, "videoswin_keras"}
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) > 50  # raises CycleError, which names a circle
 
 
 def test_the_package_shows_its_public_names_and_nothing_else():

@@ -14,13 +14,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from videoswin_keras import optional
+from videoswin_keras import kernels, optional
 from videoswin_keras.atomic import replacing
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.recurrent import RecurrentVideoSwin
-from videoswin_keras.nn.gradients import gradient, without_gradients
-from videoswin_keras.nn.windows import Tiling
+from videoswin_keras.nn.windows import WindowGrid
 
 OPACITY = 0.8  # of the colour over a frame, where a map has its maximum
 
@@ -77,18 +76,18 @@ def attention_maps(model: Any, clip: Any, stage: int = -1, block: int = -1) -> A
     number = _numbered("stage", stage, len(depths))
     block_index = _numbered("block", block, depths[number - 1]) - 1
     layer = backbone.get_layer(f"stage{number}")
-    with without_gradients():
+    with kernels.without_gradients():
         x = _tapped(backbone, layer.input, clip)
         for earlier in layer.blocks[:block_index]:
             x = earlier(x, training=False)
         attending = layer.blocks[block_index]
         size = tuple(ops.shape(x)[1:4])
-        tiling = Tiling(size, attending.window_size, attending.shifted)
-        tokens = tiling.cut(attending.attention_norm(x))[0]
-        weights = ops.convert_to_numpy(attending.attention.attention_weights(tokens, tiling.seam))
+        grid = WindowGrid(size, attending.window_size, attending.shifted)
+        tokens = grid.partition(attending.attention_norm(x))[0]
+        weights = ops.convert_to_numpy(attending.attention.attention_weights(tokens, grid.shift_mask))
         # Counted from 1: padding is zeros.
         counted = ops.reshape(ops.arange(1, np.prod(size) + 1, dtype="int32"), (1, *size, 1))
-        places = ops.convert_to_numpy(tiling.cut(counted))[0, :, :, 0] - 1
+        places = ops.convert_to_numpy(grid.partition(counted))[0, :, :, 0] - 1
     is_real = places >= 0  # padding attends too, but it is nowhere in the clip
     total = (is_real[:, None, None, :].astype("float32") @ weights)[:, :, 0].mean(1)
     received = np.zeros(size, "float32")
@@ -135,10 +134,10 @@ def grad_cam(model: Any, clip: Any, class_index: int | None = None, stage: int =
         raise ValueError(f"`class_index` must be from 0 to {classes - 1}. Received: {class_index}.")
     layer = backbone.get_layer("norm" if number == depth else f"stage{number}")
     logits = _logits_from(layer, model, backbone)
-    with without_gradients():
+    with kernels.without_gradients():
         features = _tapped(backbone, layer.output, clip)
         index = int(ops.argmax(logits(features))) if class_index is None else class_index
-    slopes = gradient(lambda x: logits(x)[index], features)
+    slopes = kernels.gradient(lambda x: logits(x)[index], features)
     features, slopes = (ops.convert_to_numpy(ops.cast(x, "float32"))[0] for x in (features, slopes))
     heat = np.maximum(features @ slopes.mean((0, 1, 2)), 0)
     heat = _over_clip(heat, backbone, number, clip)

@@ -15,12 +15,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from videoswin_keras import kernels
 from videoswin_keras.checkpoints.errors import CheckpointError
 from videoswin_keras.export import UNREADABLE
 from videoswin_keras.models import outputs
 from videoswin_keras.models.pixels import takes_pixels
 from videoswin_keras.models.saved import load_model
-from videoswin_keras.nn import pieces
 from videoswin_keras.nn.block import VideoSwinStage
 
 TOLERANCE = 1e-4  # of outputs after three steps; of their largest value, where that is over one
@@ -55,7 +55,8 @@ def _worker(source: str, path: str, format: str) -> None:
         return dict(zip(output_names, keras.tree.flatten(outputs), strict=True))
 
     function = tf.function(call, input_signature=signature)
-    with pieces.whole() if format == "onnx" else contextlib.nullcontext():  # a loop in ONNX is slow and hard to read
+    # A loop over chunks is slow in ONNX, and hard to read.
+    with kernels.plain_only() if format == "onnx" else contextlib.nullcontext():
         function.get_concrete_function()
     if format == "onnx":
         import onnx

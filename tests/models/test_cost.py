@@ -21,13 +21,13 @@ def test_every_product_is_counted(monkeypatch):
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from videoswin_keras.nn import torch_functions
+    from videoswin_keras.kernels import torch as torch_kernels
 
     small = {"embed_dim": 8, "depths": (2, 2), "num_heads": (1, 2), "window_size": (2, 3, 3)}
     model = VideoSwinT((None, None, None, 3), num_classes=5, **small)
     size = (5, 41, 30)
     # Fused products are not counted, nor those of oneDNN.
-    monkeypatch.setattr(torch_functions, "takes_wide_linear", lambda x: False)
+    monkeypatch.setattr(torch_kernels, "takes_wide_linear", lambda x: False)
     products = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
     with products, FlopCounterMode(display=False) as counter:
         model(np.ones((1, *size, 3), "float32"))

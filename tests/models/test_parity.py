@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import reference
 
+from videoswin_keras import kernels
 from videoswin_keras.checkpoints.formats import recognise
 from videoswin_keras.models.conversion import build
 
@@ -60,6 +61,12 @@ def assert_case(case: reference.Case) -> None:
 @pytest.mark.parametrize("case", reference.cases(["nano", "swin_tiny"]), ids=lambda case: case.name)
 def test_official_outputs(case):
     assert_case(case)
+
+
+@pytest.mark.parametrize("case", reference.cases(["nano"]), ids=lambda case: case.name)
+def test_official_outputs_of_plain_kernels(case):
+    with kernels.plain_only():
+        assert_case(case)
 
 
 @pytest.mark.large

@@ -15,8 +15,9 @@ from videoswin_keras import (
     VideoSwinStage,
     WindowAttention,
 )
-from videoswin_keras.nn import pieces, random
-from videoswin_keras.nn.windows import Seam
+from videoswin_keras.kernels import device
+from videoswin_keras.nn import dropout
+from videoswin_keras.nn.windows import ShiftMask
 
 LAYERS = {
     "attention": (lambda **k: WindowAttention(2, (2, 3, 3), **k), (6, 18, 8)),
@@ -63,24 +64,24 @@ def test_patch_embedding_is_a_convolution():
     np.testing.assert_allclose(outputs, ops.convert_to_numpy(convolved), atol=1e-5)
 
 
-def test_seam_keeps_tokens_of_different_regions_apart():
-    """Attention with a seam gives what each region gives alone, where the bias table treats all tokens alike."""
+def test_shift_mask_keeps_regions_apart():
+    """Attention with a shift mask gives what each region gives alone, where the bias table treats all tokens alike."""
     attention = WindowAttention(1, (1, 1, 4))
     attention.build((None, None, 4))
     attention.relative_position_bias_table.assign(np.zeros(attention.relative_position_bias_table.shape, "float32"))
     x = np.random.default_rng(0).normal(size=(1, 4, 4)).astype("float32")
-    seam = Seam(np.array([[0, 0, 1, 1]], "int32"), np.zeros(1, "int32"))
-    outputs = ops.convert_to_numpy(attention(x, seam=seam))
+    shift_mask = ShiftMask(np.array([[0, 0, 1, 1]], "int32"), np.zeros(1, "int32"))
+    outputs = ops.convert_to_numpy(attention(x, shift_mask=shift_mask))
     apart = [ops.convert_to_numpy(attention(part)) for part in (x[:, :2], x[:, 2:])]
     np.testing.assert_allclose(outputs, np.concatenate(apart, axis=1), atol=1e-6)
 
 
-def test_a_seam_of_other_windows():
+def test_rejects_shift_mask_of_other_windows():
     attention = WindowAttention(1, (1, 1, 4))
-    seam = Seam(np.zeros((1, 4), "int32"), np.zeros(3, "int32"))
-    with pytest.raises(ValueError, match=r"of 3 windows\. Received: 6"):
-        attention(np.zeros((6, 4, 4), "float32"), seam=seam)
-    assert attention(np.zeros((2, 3, 4, 4), "float32"), seam=seam).shape == (2, 3, 4, 4)
+    shift_mask = ShiftMask(np.zeros((1, 4), "int32"), np.zeros(3, "int32"))
+    with pytest.raises(ValueError, match=r"covers 3 windows\. Received: 6"):
+        attention(np.zeros((6, 4, 4), "float32"), shift_mask=shift_mask)
+    assert attention(np.zeros((2, 3, 4, 4), "float32"), shift_mask=shift_mask).shape == (2, 3, 4, 4)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_what_stochastic_depth_drops_has_gradients_of_zero(batch, use_rematerial
 
         outputs, gradients = run()
         with monkeypatch.context() as patch:
-            patch.setattr(pieces, "is_on_cpu", lambda x: False)
+            patch.setattr(device, "is_on_cpu", lambda x: False)
             expected_outputs, expected = run()
         np.testing.assert_allclose(outputs, expected_outputs, atol=1e-6)
         for (path, gradient), other in zip(gradients.items(), expected.values(), strict=True):
@@ -176,7 +177,7 @@ def test_float8_anywhere_is_never_skipped(filters, monkeypatch):
 
     model = keras.Sequential([keras.Input((2, 3, 3, 8)), VideoSwinBlock(2, (2, 3, 3), drop_path_rate=0.5)])
     model.quantize("float8", filters=filters)
-    monkeypatch.setattr(random, "residual", residual)
+    monkeypatch.setattr(dropout, "residual", residual)
     model(np.zeros((1, 2, 3, 3, 8), "float32"), training=True)
     assert skippable == [False, False]
 

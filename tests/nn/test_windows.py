@@ -111,38 +111,39 @@ SIZES = pytest.mark.parametrize(
 
 
 @SIZES
-def test_the_gradient_of_cutting_is_joining(size, window, shift):
-    tiling = windows.Tiling(size, (2, 3, 3), shifted=shift is not None)
+@pytest.mark.parametrize("training", [False, True])  # by the backend, and by the adjoint that is given
+def test_gradient_of_partition_is_merge(size, window, shift, training):
+    grid = windows.WindowGrid(size, (2, 3, 3), shifted=shift is not None)
     generator = np.random.default_rng(0)
     x = generator.normal(size=(2, *size, 4)).astype("float32")
-    parts = generator.normal(size=ops.shape(tiling.cut(x))).astype("float32")
-    (gradient,) = gradients_of(lambda x: ops.sum(ops.convert_to_tensor(parts) * tiling.cut(x)), x)
-    np.testing.assert_array_equal(gradient, ops.convert_to_numpy(tiling.join(parts)))
-    (gradient,) = gradients_of(lambda parts: ops.sum(ops.convert_to_tensor(x) * tiling.join(parts)), parts)
-    np.testing.assert_array_equal(gradient, ops.convert_to_numpy(tiling.cut(x)))
+    parts = generator.normal(size=ops.shape(grid.partition(x))).astype("float32")
+    (gradient,) = gradients_of(lambda x: ops.sum(ops.convert_to_tensor(parts) * grid.partition(x, training)), x)
+    np.testing.assert_array_equal(gradient, ops.convert_to_numpy(grid.merge(parts)))
+    (gradient,) = gradients_of(lambda parts: ops.sum(ops.convert_to_tensor(x) * grid.merge(parts, training)), parts)
+    np.testing.assert_array_equal(gradient, ops.convert_to_numpy(grid.partition(x)))
 
 
 @SIZES
 @pytest.mark.parametrize("is_known", [True, False] if keras.backend.backend() == "tensorflow" else [True])
-def test_tiling(size, window, shift, is_known):
+def test_window_grid(size, window, shift, is_known):
     """On TensorFlow sizes can be unknown until run time."""
     expected = brute_force_windows(size, window, shift or (0, 0, 0))
     numbers = np.arange(1, np.prod(size) + 1, dtype="float32").reshape(1, *size, 1)
     clips = np.concatenate([numbers, 1000 * numbers])
     given = size if is_known else tuple(ops.convert_to_tensor(side) for side in size)
-    tiling = windows.Tiling(given, (2, 3, 3), shifted=shift is not None)
-    cut = tiling.cut(clips)
-    np.testing.assert_array_equal(ops.convert_to_numpy(tiling.join(cut)), clips)
-    found = ops.convert_to_numpy(cut)[..., 0]
+    grid = windows.WindowGrid(given, (2, 3, 3), shifted=shift is not None)
+    partitioned = grid.partition(clips)
+    np.testing.assert_array_equal(ops.convert_to_numpy(grid.merge(partitioned)), clips)
+    found = ops.convert_to_numpy(partitioned)[..., 0]
     np.testing.assert_array_equal(found[1], 1000 * found[0])
     keys = [tuple(window) for window in found[0].astype(int)]
     assert sorted(keys) == sorted(expected)
-    assert tiling.is_exact == (is_known and 0 not in sum(keys, ()))
+    assert grid.is_exact == (is_known and 0 not in sum(keys, ()))
     if shift is None:
-        assert tiling.seam is None
+        assert grid.shift_mask is None
         return
-    masks = ops.convert_to_numpy(tiling.seam.masks(tiling.seam.kinds))
+    masks = ops.convert_to_numpy(grid.shift_mask.masks())
     np.testing.assert_array_equal(masks, [expected[key] for key in keys])
     if is_known:
-        assert len(tiling.seam.regions) <= 8
-        assert list(tiling.seam.kinds) == sorted(tiling.seam.kinds)
+        assert len(grid.shift_mask.regions) <= 8
+        assert list(grid.shift_mask.patterns) == sorted(grid.shift_mask.patterns)

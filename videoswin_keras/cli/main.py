@@ -109,8 +109,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def _prepare(purpose: str, libraries: tuple[str, ...]) -> None:
-    """Sees to it that a verb finds what it needs, before it begins."""
-    if "keras" not in sys.modules:
+    """Checks that a verb finds the libraries it needs, and sets up its process, before it begins."""
+    is_own_process = "keras" not in sys.modules
+    if is_own_process:
         backend = choose_backend()
         if not os.environ.get("KERAS_BACKEND"):
             print(f"Backend: {backend} (KERAS_BACKEND chooses another)", file=sys.stderr)
@@ -118,6 +119,10 @@ def _prepare(purpose: str, libraries: tuple[str, ...]) -> None:
         if backend == "tensorflow":
             choose_tensorflow_products()
     optional.check(purpose, libraries)
+    if is_own_process:
+        from videoswin_keras import kernels
+
+        kernels.give_back_after_compilations()
 
 
 _QUIET = 60.0  # seconds for which a message is not repeated

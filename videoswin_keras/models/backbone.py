@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from videoswin_keras.models.configured import ConfiguredModel
-from videoswin_keras.nn import random, windows
+from videoswin_keras.nn import dropout, windows
 from videoswin_keras.nn.block import VideoSwinStage
 from videoswin_keras.nn.layers import PatchEmbedding, PatchMerging, PixelNormalization
 
@@ -127,7 +127,7 @@ class VideoSwinBackbone(ConfiguredModel):
         x = embedding(x)
         embedding.trainable = frozen_stages < 0  # after the call that builds it: the flag reaches weights that exist
         if projection_dropout_rate and frozen_stages < 1:  # a frozen first stage gets what inference gives it
-            x = random.Dropout(projection_dropout_rate, dtype=dtype, name="embedding_dropout")(x)
+            x = dropout.Dropout(projection_dropout_rate, dtype=dtype, name="embedding_dropout")(x)
         for index, heads in enumerate(num_heads):
             frozen = index < frozen_stages
             stage = VideoSwinStage(

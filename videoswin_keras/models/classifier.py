@@ -8,7 +8,7 @@ import keras
 
 from videoswin_keras.models.backbone import VideoSwinBackbone, pool
 from videoswin_keras.models.configured import ConfiguredModel
-from videoswin_keras.nn import random
+from videoswin_keras.nn import dropout
 from videoswin_keras.nn.initializers import RandomNormal
 from videoswin_keras.video.protocols import Protocol
 
@@ -78,7 +78,7 @@ class VideoSwinClassifier(ConfiguredModel):
             raise ValueError("The softmax of one class is always 1. Use a sigmoid, no activation, or two classes.")
         dtype = keras.dtype_policies.get(dtype)
         x = pool(pooling, dtype)(backbone(backbone.input))
-        x = random.Dropout(random.check_rate("dropout_rate", dropout_rate), dtype=dtype, name="dropout")(x)
+        x = dropout.Dropout(dropout.check_rate("dropout_rate", dropout_rate), dtype=dtype, name="dropout")(x)
         # The official head: a normal of deviation 0.01, not the 0.02 of the backbone.
         initializer = RandomNormal(stddev=0.01)
         x = keras.layers.Dense(num_classes, kernel_initializer=initializer, dtype=dtype, name="head")(x)

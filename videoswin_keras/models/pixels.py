@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from videoswin_keras import kernels
 from videoswin_keras.nn.layers import PixelNormalization
 
 _FARTHEST = 16.0  # normalised pixels are within ±3; cameras other than ImageNet's may need more
@@ -74,11 +75,8 @@ def _some(clips: Any) -> np.ndarray | None:
     """Returns some pixels of the first clip, or None if they are not known yet."""
     if isinstance(clips, keras.KerasTensor) or not hasattr(clips, "shape") or len(clips.shape) < 4:
         return None
-    if keras.backend.backend() == "torch":
-        from videoswin_keras.nn import torch_functions
-
-        if torch_functions.is_traced() or getattr(clips, "is_meta", False):  # nothing may break a graph
-            return None
+    if not kernels.has_values(clips):  # nothing may break a graph
+        return None
     try:
         steps = [slice(None, None, max(1, side // 8)) for side in clips.shape[1:-1]]
         return np.asarray(ops.convert_to_numpy(clips[(slice(0, 1), *steps)]))

@@ -9,12 +9,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from videoswin_keras import kernels
 from videoswin_keras.atomic import replacing
 from videoswin_keras.checkpoints.claims import read_npz
 from videoswin_keras.models.backbone import VideoSwinBackbone
 from videoswin_keras.models.classifier import VideoSwinClassifier
 from videoswin_keras.models.configured import Configured
-from videoswin_keras.nn.gradients import remat
 from videoswin_keras.nn.memory import FeedbackAttentionMemory
 
 State = dict[str, dict[str, Any]]  # "stage4": {"queue": …, "filled": …}
@@ -172,7 +172,7 @@ class RecurrentVideoSwin(Configured, keras.Model):
             return output, queue, filled
 
         if training and _backbone(self.model).arguments["use_rematerialization"] and not memory.is_float8:
-            remember = remat(remember)
+            remember = kernels.recompute(remember)
 
         def advance(index: Any, queue: Any, filled: Any) -> tuple:
             if training and self.bptt_clips is not None:

@@ -7,11 +7,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from videoswin_keras.nn import dot_product, pieces, random, windows
+from videoswin_keras import kernels
+from videoswin_keras.kernels.plain import at_least_float32
+from videoswin_keras.nn import dropout, windows
 from videoswin_keras.nn.composite import CompositeLayer
+from videoswin_keras.nn.dense import linear
 from videoswin_keras.nn.initializers import RandomNormal
-from videoswin_keras.nn.linear import linear
-from videoswin_keras.nn.pointwise import widened
 
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")
@@ -35,7 +36,7 @@ class WindowAttention(CompositeLayer):
 
     Raises:
         ValueError: if the channels are not a multiple of `num_heads`, or there are more tokens than a window has,
-            or another number of windows than `seam` has.
+            or another number of windows than `shift_mask` covers.
 
     Example:
 
@@ -60,11 +61,11 @@ class WindowAttention(CompositeLayer):
         self.num_heads = num_heads
         self.window_size = windows.check_sides("window_size", window_size)
         self.qkv_bias = qkv_bias
-        self.attention_dropout_rate = random.check_rate("attention_dropout_rate", attention_dropout_rate)
-        self.projection_dropout_rate = random.check_rate("projection_dropout_rate", projection_dropout_rate)
+        self.attention_dropout_rate = dropout.check_rate("attention_dropout_rate", attention_dropout_rate)
+        self.projection_dropout_rate = dropout.check_rate("projection_dropout_rate", projection_dropout_rate)
 
     def build(self, input_shape: tuple) -> None:
-        self.seed_generator = random.seed_generator(self.attention_dropout_rate, self.projection_dropout_rate)
+        self.seed_generator = dropout.seed_generator(self.attention_dropout_rate, self.projection_dropout_rate)
         channels = input_shape[-1]
         if channels % self.num_heads:
             raise ValueError(
@@ -97,7 +98,7 @@ class WindowAttention(CompositeLayer):
     def draw_seeds(self, training: bool | None) -> tuple:
         """Returns the seeds of one call: attention weights, outputs (None where nothing is dropped)."""
         rates = (self.attention_dropout_rate, self.projection_dropout_rate)
-        return random.draw_seeds(self.seed_generator, rates, training)
+        return dropout.draw_seeds(self.seed_generator, rates, training)
 
     def position_bias(self, tokens: Any) -> Any:
         """Returns the bias (heads, tokens, tokens) of windows of `tokens` tokens."""
@@ -106,72 +107,73 @@ class WindowAttention(CompositeLayer):
             raise ValueError(f"A window of {self.window_size} has {most} tokens. Received: {tokens} tokens.")
         index = windows.relative_position_index(self.window_size, tokens, ops)
         # Half precision is gathered up to nine times slower on PyTorch, and its gradients would be summed in it.
-        table = widened(self.relative_position_bias_table)
+        table = at_least_float32(self.relative_position_bias_table)
         # A table of one head that was transposed would have a gradient of strides that PyTorch's DDP warns of.
         table = ops.transpose(table) if self.num_heads > 1 else ops.reshape(table, (1, table.shape[0]))
         return ops.cast(ops.take(table, index, axis=1), self.compute_dtype)
 
     def call(
-        self, x: Any, seam: windows.Seam | None = None, training: bool | None = None, seeds: tuple | None = None
+        self,
+        x: Any,
+        shift_mask: windows.ShiftMask | None = None,
+        training: bool | None = None,
+        seeds: tuple | None = None,
     ) -> Any:
         """Attends within each window.
 
         Args:
             x: (windows, tokens, channels), or (batch, windows, tokens, channels).
-            seam: Of the windows of a clip: which pairs of tokens must not see each other.
+            shift_mask: Which pairs of tokens must not see each other, for the windows of a clip.
             training: Whether to drop.
-            seeds: What `draw_seeds` returned, where it was called ahead.
+            seeds: The result of `draw_seeds`, if it was called ahead.
         """
         attention_seed, projection_seed = self.draw_seeds(training) if seeds is None else seeds
         shape = ops.shape(x)
         x = x if len(shape) == 4 else ops.expand_dims(x, 0)
         count = ops.shape(x)[1]
-        if seam is not None and windows.is_static(count) and len(seam.kinds) != count:
+        if shift_mask is not None and windows.is_static(count) and len(shift_mask.patterns) != count:
             raise ValueError(
-                f"The seam is that of {len(seam.kinds)} windows. Received: {count}. "
+                f"The shift mask covers {len(shift_mask.patterns)} windows. Received: {count}. "
                 "Give windows of several clips as (batch, windows, tokens, channels)."
             )
         bias = self.position_bias(shape[-2])
-        if attention_seed is not None or self.qkv.quantization_mode == "float8":  # one draw, one scale for all windows
-            with pieces.whole():
-                x = pieces.over_windows(lambda x, masks: self.attend(x, bias, masks, attention_seed), [x], seam, 0)
-        elif training:  # the weights, and on the way back their gradients
-            x = dot_product.attend_in_training(linear(self.qkv, x, training), bias, seam)
+        if attention_seed is not None or self.is_float8:  # one draw, and one scale, for all windows
+            x = self.attend(x, bias, None if shift_mask is None else shift_mask.masks(), attention_seed)
+        elif training:
+            x = kernels.window_attention_in_training(linear(self.qkv, x, training), bias, shift_mask)
             x = linear(self.projection, x, training)
         else:
-            x = pieces.over_windows(lambda x, masks: self.attend(x, bias, masks), [x], seam, self.bytes_each(bias))
+            attend = lambda x, masks: self.attend(x, bias, masks)  # noqa: E731
+            x = kernels.over_windows(attend, [x], shift_mask, self.bytes_each(bias))
         x = x if len(shape) == 4 else ops.squeeze(x, 0)
-        return random.dropout(x, self.projection_dropout_rate, projection_seed)
+        return dropout.dropout(x, self.projection_dropout_rate, projection_seed)
 
     def attend(self, x: Any, bias: Any, masks: Any, seed: Any = None) -> Any:
-        """Attends within each window of a piece.
+        """Attends within each window of a chunk, all at once.
 
         Args:
             x: (batch, windows, tokens, channels).
-            bias: What `position_bias` returned.
+            bias: The result of `position_bias`.
             masks: (windows or 1, tokens, tokens), or None.
-            seed: Of the attention weights that are dropped, or None.
+            seed: The seed of the attention weights' dropout, or None.
         """
-        x = dot_product.attend(linear(self.qkv, x), bias, masks, self.attention_dropout_rate, seed)
-        return linear(self.projection, x)
+        drop = None if seed is None else lambda x: dropout.dropout(x, self.attention_dropout_rate, seed)
+        return linear(self.projection, kernels.window_attention(linear(self.qkv, x), bias, masks, drop))
 
-    def attention_weights(self, x: Any, seam: windows.Seam | None = None) -> Any:
+    def attention_weights(self, x: Any, shift_mask: windows.ShiftMask | None = None) -> Any:
         """Returns how much the tokens of each window attend to each other: (windows, heads, tokens, tokens), float32.
 
         Args:
             x: (windows, tokens, channels).
-            seam: As in `call`.
+            shift_mask: As in `call`.
         """
         bias = self.position_bias(ops.shape(x)[-2])
-        masks = None if seam is None else seam.masks(seam.kinds)
-        return dot_product.attention_weights(ops.expand_dims(linear(self.qkv, x), 0), bias, masks)
+        masks = None if shift_mask is None else shift_mask.masks()
+        return kernels.attention_weights(ops.expand_dims(linear(self.qkv, x), 0), bias, masks)
 
     def bytes_each(self, bias: Any) -> Any:
         """Returns how many bytes of intermediate values `attend` needs for a window."""
-        tokens = ops.shape(bias)[-1]
-        channels = self.projection.units
-        weights = 0 if keras.backend.backend() == "torch" else dot_product.weights_bytes(bias)  # fused: never written
-        return weights + 4 * 5 * tokens * channels  # query, key, value, the attended before and after the projection
+        return kernels.window_bytes(bias, self.projection.units)
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)

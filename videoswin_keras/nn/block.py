@@ -1,18 +1,28 @@
 """The transformer block of Video Swin, and a stage of them."""
 
+import enum
 from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
-from videoswin_keras.nn import pieces, random, windows
+from videoswin_keras import kernels
+from videoswin_keras.nn import dropout, windows
 from videoswin_keras.nn.attention import WindowAttention
 from videoswin_keras.nn.composite import CompositeLayer
-from videoswin_keras.nn.gradients import remat, remat_cheap, with_adjoint
+from videoswin_keras.nn.dense import linear, linear_gelu, normalize
 from videoswin_keras.nn.initializers import RandomNormal
-from videoswin_keras.nn.linear import linear, linear_gelu
-from videoswin_keras.nn.pointwise import gelu, normalize
+
+
+class Execution(enum.Enum):
+    """How a block is computed. Every way gives the same values."""
+
+    WHOLE = "as it is written: in float8 all tokens share one scale, which the gradient updates"
+    BY_WINDOW = "inference: the whole block for a few windows at a time, which hold no padding"
+    BY_BRANCH = "inference: attention for a few windows at a time, the perceptron for a few tokens at a time"
+    TRAINING = "normalisations and GELU are recomputed in the backward pass where that pays"
+    REMATERIALIZED = "the same, and the backward pass begins by recomputing the block"
 
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")
@@ -67,14 +77,14 @@ class VideoSwinBlock(CompositeLayer):
         self.shifted = shifted
         self.mlp_ratio = mlp_ratio
         self.qkv_bias = qkv_bias
-        self.projection_dropout_rate = random.check_rate("projection_dropout_rate", projection_dropout_rate)
-        self.attention_dropout_rate = random.check_rate("attention_dropout_rate", attention_dropout_rate)
-        self.drop_path_rate = random.check_rate("drop_path_rate", drop_path_rate)
+        self.projection_dropout_rate = dropout.check_rate("projection_dropout_rate", projection_dropout_rate)
+        self.attention_dropout_rate = dropout.check_rate("attention_dropout_rate", attention_dropout_rate)
+        self.drop_path_rate = dropout.check_rate("drop_path_rate", drop_path_rate)
         self.layer_norm_epsilon = layer_norm_epsilon
         self.use_rematerialization = use_rematerialization
 
     def build(self, input_shape: tuple) -> None:
-        self.seed_generator = random.seed_generator(self.projection_dropout_rate, self.drop_path_rate)
+        self.seed_generator = dropout.seed_generator(self.projection_dropout_rate, self.drop_path_rate)
         channels = input_shape[-1]
 
         def norm(name: str) -> keras.layers.Layer:
@@ -105,59 +115,70 @@ class VideoSwinBlock(CompositeLayer):
         self.mlp_projection = dense("mlp_projection", hidden, channels)
 
     def call(self, x: Any, training: bool | None = None) -> Any:
+        # All seeds are drawn first: a block that is recomputed must drop the same values again.
+        seeds = self._draw_seeds(training)
         if training:
-            return self._transform(x, training)
-        with pieces.after(x):  # casts of weights and the position bias; in training they are held anyway
-            return self._transform(x, training)
+            return self._execute(x, seeds, training)
+        with kernels.after(x):  # else TensorFlow would cast all weights first, and hold them
+            return self._execute(x, seeds, training)
 
-    def _transform(self, x: Any, training: bool | None) -> Any:
+    def _execute(self, x: Any, seeds: dict[str, Any], training: bool | None) -> Any:
+        grid = windows.WindowGrid(tuple(ops.shape(x)[1:4]), self.window_size, self.shifted)
+        execution = self._execution(grid, training)
+        if execution is Execution.BY_WINDOW:
+            return self._by_window(x, grid)
+        light = kernels.recompute_cheap if execution in (Execution.TRAINING, Execution.REMATERIALIZED) else _unchanged
+
+        def attention(x: Any) -> Any:
+            windowed = light(lambda x: grid.partition(normalize(self.attention_norm, x, training), training))(x)
+            drawn = seeds["attention"]
+            attended = self.attention(windowed, shift_mask=grid.shift_mask, training=training, seeds=drawn)
+            return grid.merge(attended, training)
+
+        def mlp(x: Any) -> Any:
+            if execution is Execution.BY_BRANCH:
+                output = kernels.over_tokens(self._mlp, x, self._mlp_bytes())
+            else:
+                hidden = light(lambda x: self._expand(x, training))(x)
+                output = light(lambda hidden: self._project(hidden, seeds["hidden"], training))(hidden)
+            return dropout.dropout(output, self.projection_dropout_rate, seeds["output"])
+
+        def block(x: Any) -> Any:
+            is_skippable = execution is not Execution.WHOLE
+            return self._block(x, attention, mlp, (seeds["attention_path"], seeds["mlp_path"]), is_skippable)
+
+        return kernels.recompute(block)(x) if execution is Execution.REMATERIALIZED else block(x)
+
+    def _execution(self, grid: windows.WindowGrid, training: bool | None) -> Execution:
+        if self.is_float8:
+            return Execution.WHOLE
+        if training:
+            return Execution.REMATERIALIZED if self.use_rematerialization else Execution.TRAINING
+        return Execution.BY_WINDOW if grid.is_exact else Execution.BY_BRANCH
+
+    def _block(self, x: Any, attention: Callable, mlp: Callable, path_seeds: tuple, is_skippable: bool) -> Any:
+        """The block of section 3.2: two branches, each with its norm, a residual and stochastic depth."""
+        x = dropout.residual(x, attention, self.drop_path_rate, path_seeds[0], is_skippable)
+        return dropout.residual(x, mlp, self.drop_path_rate, path_seeds[1], is_skippable)
+
+    def _by_window(self, x: Any, grid: windows.WindowGrid) -> Any:
+        bias = self.attention.position_bias(grid.tokens)
+
+        def block(x: Any, masks: Any) -> Any:
+            attention = lambda x: self.attention.attend(normalize(self.attention_norm, x), bias, masks)  # noqa: E731
+            return self._block(x, attention, self._mlp, (None, None), True)
+
+        bytes_each = max(self.attention.bytes_each(bias), grid.tokens * self._mlp_bytes())
+        return grid.merge(kernels.over_windows(block, [grid.partition(x)], grid.shift_mask, bytes_each))
+
+    def _draw_seeds(self, training: bool | None) -> dict[str, Any]:
+        names = ("attention_path", "hidden", "output", "mlp_path")
         rates = (self.drop_path_rate, self.projection_dropout_rate, self.projection_dropout_rate, self.drop_path_rate)
-        seeds = random.draw_seeds(self.seed_generator, rates, training)
-        attention_seeds = self.attention.draw_seeds(training)
-        float8 = self.is_float8
-
-        def transform(x: Any) -> Any:
-            path_seed, hidden_seed, output_seed, mlp_path_seed = seeds
-            tiling = windows.Tiling(tuple(ops.shape(x)[1:4]), self.window_size, self.shifted)
-            if tiling.is_exact and not training and not float8:
-                return self._infer(x, tiling)
-            cut: Callable[[Any], Any] = tiling.cut
-            join: Callable[[Any], Any] = tiling.join
-            if training:
-                cut, join = with_adjoint(cut, join), with_adjoint(join, cut)
-            lean = remat_cheap if training and not float8 else lambda function: function
-
-            def attend(x: Any) -> Any:
-                attended = lean(lambda x: cut(normalize(self.attention_norm, x, training)))(x)
-                return join(self.attention(attended, seam=tiling.seam, training=training, seeds=attention_seeds))
-
-            def perceive(x: Any) -> Any:
-                if training or float8:
-                    hidden = lean(lambda x: self._expand(x, training))(x)
-                    output = lean(lambda hidden: self._project(hidden, hidden_seed, training))(hidden)
-                else:
-                    output = pieces.over_tokens(self._mlp, x, self._mlp_bytes())
-                return random.dropout(output, self.projection_dropout_rate, output_seed)
-
-            x = random.residual(x, attend, self.drop_path_rate, path_seed, is_skippable=not float8)
-            return random.residual(x, perceive, self.drop_path_rate, mlp_path_seed, is_skippable=not float8)
-
-        # Not of float8: TensorFlow's would leave its scales without their updates.
-        return remat(transform)(x) if self.use_rematerialization and training and not float8 else transform(x)
-
-    def _infer(self, x: Any, tiling: windows.Tiling) -> Any:
-        """Computes the whole block window by window, where nothing is dropped and windows have no padding."""
-        bias = self.attention.position_bias(tiling.tokens)
-
-        def transform(x: Any, masks: Any) -> Any:
-            x = x + self.attention.attend(self.attention_norm(x), bias, masks)
-            return x + self._mlp(x)
-
-        each = max(self.attention.bytes_each(bias), tiling.tokens * self._mlp_bytes())
-        return tiling.join(pieces.over_windows(transform, [tiling.cut(x)], tiling.seam, each))
+        drawn = dropout.draw_seeds(self.seed_generator, rates, training)
+        return {**dict(zip(names, drawn, strict=True)), "attention": self.attention.draw_seeds(training)}
 
     def _mlp(self, x: Any) -> Any:
-        return linear(self.mlp_projection, linear_gelu(self.mlp_expansion, self.mlp_norm(x)))
+        return linear(self.mlp_projection, linear_gelu(self.mlp_expansion, normalize(self.mlp_norm, x)))
 
     def _mlp_bytes(self) -> int:
         """Returns how many bytes of intermediate values `_mlp` needs for a token."""
@@ -168,7 +189,7 @@ class VideoSwinBlock(CompositeLayer):
         return linear(self.mlp_expansion, normalize(self.mlp_norm, x, training), training)
 
     def _project(self, hidden: Any, seed: Any, training: bool | None) -> Any:
-        hidden = random.dropout(gelu(hidden, training), self.projection_dropout_rate, seed)
+        hidden = dropout.dropout(kernels.gelu(hidden, training), self.projection_dropout_rate, seed)
         return linear(self.mlp_projection, hidden, training)
 
     def compute_output_shape(self, input_shape: tuple) -> tuple:
@@ -188,6 +209,10 @@ class VideoSwinBlock(CompositeLayer):
             "layer_norm_epsilon": self.layer_norm_epsilon,
             "use_rematerialization": self.use_rematerialization,
         }
+
+
+def _unchanged(function: Callable) -> Callable:
+    return function
 
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")

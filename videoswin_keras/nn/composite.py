@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from videoswin_keras.nn import random
+from videoswin_keras.nn import dropout
 
 _CHANGED = ("dtype", "quantization_config", "lora_rank", "lora_alpha")
 
@@ -65,8 +65,8 @@ class CompositeLayer(keras.layers.Layer):
 
     def save_own_variables(self, store: Any) -> None:
         super().save_own_variables(store)
-        random.save_seed(self, store)
+        dropout.save_seed(self, store)
 
     def load_own_variables(self, store: Any) -> None:
         super().load_own_variables({name: value for name, value in dict(store).items() if name.isdecimal()})
-        random.load_seed(self, store)
+        dropout.load_seed(self, store)

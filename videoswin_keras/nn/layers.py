@@ -6,11 +6,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from videoswin_keras import kernels
 from videoswin_keras.nn import windows
 from videoswin_keras.nn.composite import CompositeLayer
+from videoswin_keras.nn.dense import linear, normalize
 from videoswin_keras.nn.initializers import RandomNormal, RandomUniform
-from videoswin_keras.nn.linear import affine, linear
-from videoswin_keras.nn.pointwise import normalize
 
 # RGB statistics of ImageNet on the scale 0–255, which every published checkpoint was trained with.
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -134,7 +134,7 @@ class PatchEmbedding(CompositeLayer):
         count, values, channels = ops.shape(patches)
         patches = ops.reshape(patches, (count, values * channels))
         kernel = ops.cast(ops.reshape(self.kernel, (values * channels, self.embed_dim)), patches.dtype)
-        x = affine(patches, kernel, ops.cast(self.bias, patches.dtype))
+        x = kernels.linear(patches, kernel, ops.cast(self.bias, patches.dtype))
         x = ops.reshape(x, (batch, *size, self.embed_dim))
         return x if self.norm is None else normalize(self.norm, x, training)
 

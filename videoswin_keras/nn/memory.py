@@ -7,10 +7,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from videoswin_keras.nn import dot_product
+from videoswin_keras import kernels
+from videoswin_keras.kernels.plain import split_heads
 from videoswin_keras.nn.composite import CompositeLayer
+from videoswin_keras.nn.dense import linear
 from videoswin_keras.nn.initializers import RandomNormal, RandomUniform
-from videoswin_keras.nn.linear import linear
 
 HEAD_WIDTH = 32  # channels of an attention head, as everywhere in Video Swin
 
@@ -59,8 +60,8 @@ class CrossAttention(CompositeLayer):
         return linear(self.key_value, tokens)
 
     def call(self, x: Any, key_value: Any, visible: Any, training: bool | None = None) -> Any:
-        key, value = (dot_product.split_heads(part, self.num_heads) for part in ops.split(key_value, 2, axis=-1))
-        attended = dot_product.attend_to(linear(self.query, x), key, value, visible, in_pieces=not training)
+        key, value = (split_heads(part, self.num_heads) for part in ops.split(key_value, 2, axis=-1))
+        attended = kernels.cross_attention(linear(self.query, x), key, value, visible, training)
         attended = linear(self.projection, attended)
         anything = ops.reshape(ops.any(visible, axis=1), (-1, 1, 1))
         return ops.where(anything, attended, ops.zeros((), attended.dtype))

@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-Size = tuple[Any, Any, Any]  # three integers, or scalar int32 tensors where a size is unknown until run time
+from videoswin_keras import kernels
+from videoswin_keras.kernels.plain import HIDDEN
 
-# Added to the logits of what must not be seen: exp of it is 0, and float16 holds it. The official code adds −100, in
-# float32 the same unless logits differ by more than 80; but exp(−100) is a denormal number, and on processors by Intel
-# PyTorch takes many times longer to multiply those.
-HIDDEN = -3e4
+Size = tuple[Any, Any, Any]  # three integers, or scalar int32 tensors where a size is unknown until run time
 
 
 def is_static(*sizes: Any) -> bool:
@@ -163,33 +161,39 @@ def num_relative_positions(window_size: tuple[int, int, int]) -> int:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Seam:
-    """Which pairs of tokens must not see each other, window by window.
+class ShiftMask:
+    """Which pairs of tokens must not see each other, window by window, after a cyclic shift.
 
     Attributes:
-        regions: int32 (kinds, tokens): tokens of a window see each other where this is the same.
-        kinds: int32 (windows,): which of these each window has. Where sizes are known there are at most eight, the
-            first of them all one region, and windows of the same kind follow each other.
+        regions: int32 (patterns, tokens). Tokens of a window see each other where their regions are equal.
+        patterns: int32 (windows,), the pattern that each window has. Where sizes are known there are at most eight
+            patterns, the first has one region alone, and windows of the same pattern follow each other.
     """
 
     regions: Any
-    kinds: Any
+    patterns: Any
 
-    def masks(self, kinds: Any) -> Any:
-        """Returns float32 (windows, tokens, tokens): 0 where two tokens may see each other, `HIDDEN` where not.
+    @property
+    def is_known(self) -> bool:
+        """Whether the patterns are known before run time."""
+        return isinstance(self.patterns, np.ndarray)
 
-        They are computed where they are used: as constants they would be in every copy of a compiled program.
+    def masks(self, patterns: Any = None) -> Any:
+        """Returns float32 (windows, tokens, tokens) for some patterns, by default those of all windows.
+
+        They are 0 where two tokens see each other and `HIDDEN` elsewhere. They are computed where they are used: as
+        constants they would be in every copy of a compiled program.
         """
-        regions = ops.take(self.regions, kinds, axis=0)
+        regions = ops.take(self.regions, self.patterns if patterns is None else patterns, axis=0)
         differs = ops.expand_dims(regions, 1) != ops.expand_dims(regions, 2)
         return ops.where(differs, np.float32(HIDDEN), np.float32(0.0))
 
 
-class Tiling:
-    """How a feature map is cut into windows, and put together again.
+class WindowGrid:
+    """How a feature map is partitioned into windows, and merged again.
 
-    After a cyclic shift the last window along an axis holds tokens from both ends of the clip; they must not attend to
-    each other, which `seam` says.
+    After a cyclic shift the last window along an axis holds tokens from both ends of the clip, which must not attend to
+    each other: `shift_mask` says which.
 
     Args:
         size: (frames, height, width) of the feature map.
@@ -197,8 +201,9 @@ class Tiling:
         shifted: Whether windows are shifted by half their size.
 
     Attributes:
-        is_exact: Whether it is known that every token of a window is one of the feature map, none is padding.
-        seam: A `Seam`; None where nothing is shifted.
+        is_exact: Whether it is known that the windows hold tokens of the feature map alone, and no padding.
+        tokens: Tokens of a window.
+        shift_mask: A `ShiftMask`; None where nothing is shifted.
     """
 
     def __init__(self, size: Size, window_size: tuple[int, int, int], shifted: bool):
@@ -208,14 +213,21 @@ class Tiling:
         self.is_static = is_static(*size)
         self.is_exact = self.is_static and self.padded == tuple(size)
         self.tokens = math.prod(self.window)
-        self.seam = _static_seam(*self._key)[0] if self.is_static else _seam(*self._key)
+        self.shift_mask = _static_mask(*self._key)[0] if self.is_static else _mask(*self._key)
 
     @property
     def _key(self) -> tuple[Size, Size, Size]:
         return self.padded, self.window, self.shift
 
-    def cut(self, x: Any) -> Any:
+    def partition(self, x: Any, training: bool | None = None) -> Any:
         """(batch, frames, height, width, channels) → (batch, windows, tokens, channels)."""
+        return kernels.with_adjoint(self._partition, self._merge)(x) if training else self._partition(x)
+
+    def merge(self, x: Any, training: bool | None = None) -> Any:
+        """Undoes `partition`, and is its adjoint: the gradient of one is the other."""
+        return kernels.with_adjoint(self._merge, self._partition)(x) if training else self._merge(x)
+
+    def _partition(self, x: Any) -> Any:
         batch, *_, channels = ops.shape(x)
         x = pad_to(x, self.padded)
         if self.is_static:
@@ -224,8 +236,7 @@ class Tiling:
             x = partition(roll(x, self.shift), self.window)
         return ops.reshape(x, (batch, math.prod(self.padded) // self.tokens, self.tokens, channels))
 
-    def join(self, x: Any) -> Any:
-        """Undoes `cut`, and is its adjoint: the gradient of one is the other."""
+    def _merge(self, x: Any) -> Any:
         batch, count, tokens, channels = ops.shape(x)
         if self.is_static:
             x = _taken(ops.reshape(x, (batch, count * tokens, channels)), _places_back(self.size, *self._key))
@@ -245,7 +256,7 @@ def _places(padded: Size, window: Size, shift: Size) -> np.ndarray:
     """Returns int32 (tokens,): where each token of the windows, one window after the other, is in the padded clip."""
     places = np.arange(math.prod(padded), dtype="int32").reshape(1, *padded, 1)
     places = np.roll(places, [-amount for amount in shift], axis=(1, 2, 3))
-    return partition(places, window, np)[_static_seam(padded, window, shift)[1]].reshape(-1)
+    return partition(places, window, np)[_static_mask(padded, window, shift)[1]].reshape(-1)
 
 
 @functools.lru_cache(maxsize=64)
@@ -257,19 +268,19 @@ def _places_back(size: Size, padded: Size, window: Size, shift: Size) -> np.ndar
 
 
 @functools.lru_cache(maxsize=64)
-def _static_seam(padded: Size, window: Size, shift: Size) -> tuple[Seam | None, np.ndarray]:
-    """Returns the seam, and int (windows,): the windows ordered by their kinds."""
-    regions, kinds = np.unique(_regions(np, padded, window, shift), axis=0, return_inverse=True)
-    kinds = kinds.reshape(-1).astype("int32")
-    order = np.argsort(kinds, kind="stable")
-    return Seam(regions, kinds[order]) if any(shift) else None, order
+def _static_mask(padded: Size, window: Size, shift: Size) -> tuple[ShiftMask | None, np.ndarray]:
+    """Returns the shift mask, and int (windows,): the windows ordered by their patterns."""
+    regions, patterns = np.unique(_regions(np, padded, window, shift), axis=0, return_inverse=True)
+    patterns = patterns.reshape(-1).astype("int32")
+    order = np.argsort(patterns, kind="stable")
+    return ShiftMask(regions, patterns[order]) if any(shift) else None, order
 
 
-def _seam(padded: Size, window: Size, shift: Size) -> Seam | None:
+def _mask(padded: Size, window: Size, shift: Size) -> ShiftMask | None:
     if is_static(*shift) and not any(shift):
         return None
     regions = _regions(ops, padded, window, shift)
-    return Seam(regions, ops.arange(ops.shape(regions)[0], dtype="int32"))
+    return ShiftMask(regions, ops.arange(ops.shape(regions)[0], dtype="int32"))
 
 
 def _regions(xp: Any, padded: Size, window: Size, shift: Size) -> Any:

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from videoswin_keras import kernels
+
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")
 class AdamW(keras.optimizers.AdamW):
@@ -30,7 +32,11 @@ class AdamW(keras.optimizers.AdamW):
             super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
         indices = [self._get_variable_index(variable) for variable in trainable_variables]
-        arguments = (
+        decays: list = [None] * len(trainable_variables)
+        if kernels.FUSED_ADAM_DECAYS and self.weight_decay:
+            share = ops.cast(learning_rate, "float32") * self.weight_decay
+            decays = [share if self._use_weight_decay(variable.value) else None for variable in trainable_variables]
+        kernels.fused_adam(
             [variable.value for variable in trainable_variables],
             grads,
             [self._momentums[index].value for index in indices],
@@ -38,36 +44,18 @@ class AdamW(keras.optimizers.AdamW):
             self._corrected(learning_rate),
             (self.beta_1, self.beta_2),
             self.epsilon,
+            [self._velocity_hats[index].value for index in indices] if self.amsgrad else [],
+            decays,
         )
-        if keras.backend.backend() == "torch":
-            from videoswin_keras.nn import torch_functions
-
-            greatest = [self._velocity_hats[index].value for index in indices] if self.amsgrad else []
-            torch_functions.fused_adam(*arguments, greatest)
-        else:
-            from videoswin_keras.nn import tensorflow_functions
-
-            decays: list = [None] * len(trainable_variables)
-            if self.weight_decay:
-                share = ops.cast(learning_rate, "float32") * self.weight_decay
-                decays = [share if self._use_weight_decay(weight) else None for weight in arguments[0]]
-            tensorflow_functions.fused_adam(*arguments, decays)
 
     def _apply_weight_decay(self, variables: list) -> None:
-        if keras.backend.backend() == "tensorflow" and self._is_fused(variables):
-            return  # the update decays them
-        super()._apply_weight_decay(variables)
+        if not (kernels.FUSED_ADAM_DECAYS and self._is_fused(variables)):
+            super()._apply_weight_decay(variables)
 
     def _is_fused(self, variables: list) -> bool:
-        if type(self).update_step is not keras.optimizers.AdamW.update_step:
+        if kernels.fused_adam is None or type(self).update_step is not keras.optimizers.AdamW.update_step:
             return False
-        if keras.backend.backend() != "tensorflow":
-            return keras.backend.backend() == "torch"
-        from videoswin_keras.nn import tensorflow_functions
-
-        if self.amsgrad or tensorflow_functions.is_distributed():
-            return False
-        return all(isinstance(variable, keras.Variable) and variable.dtype == "float32" for variable in variables)
+        return kernels.can_fuse_adam(variables, self.amsgrad)
 
     def _corrected(self, rate: Any) -> Any:
         """Returns the learning rate with what corrects the bias of both averages."""
@@ -75,8 +63,8 @@ class AdamW(keras.optimizers.AdamW):
         return ops.cast(rate, "float32") * ops.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
 
     def _backend_increment_gradient_accumulators(self, grads: list, acc_grads: list) -> None:
-        if keras.backend.backend() != "torch":
+        if kernels.add_in_place is None:
             super()._backend_increment_gradient_accumulators(grads, acc_grads)
             return
-        for total, gradient in zip(acc_grads, grads, strict=True):  # in place: Keras's own for any backend copies
-            total.value.add_(gradient)
+        for total, gradient in zip(acc_grads, grads, strict=True):
+            kernels.add_in_place(total.value, gradient)

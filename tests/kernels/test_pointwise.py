@@ -8,7 +8,8 @@ import pytest
 from gradients import compiled, gradients_of, outputs_and_gradients
 from keras import ops
 
-from videoswin_keras.nn.pointwise import gelu, normalize
+from videoswin_keras.kernels import gelu
+from videoswin_keras.nn.dense import normalize
 
 CDF = np.vectorize(lambda x: 0.5 * (1 + math.erf(x / 2**0.5)))
 

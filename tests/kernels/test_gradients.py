@@ -10,13 +10,14 @@ import pytest
 from gradients import compiled, gradients_of, outputs_and_gradients
 from keras import ops
 
-from videoswin_keras.nn import gradients
+from videoswin_keras import kernels
+from videoswin_keras.kernels.dispatch import fast
 
 GENERATOR = np.random.default_rng(0)
 X, WEIGHT = (GENERATOR.normal(size=shape).astype("float32") for shape in ((3, 4), (4, 5)))
 
 
-@pytest.mark.parametrize("remat", [gradients.remat, gradients.remat_cheap])
+@pytest.mark.parametrize("remat", [kernels.recompute, kernels.recompute_cheap])
 def test_remat_of_a_layer(remat):
     """Gradients of what a function uses besides its arguments: the weights of a layer."""
     keras.utils.set_random_seed(0)
@@ -51,7 +52,7 @@ def test_remat_of_several_arguments_and_outputs():
 
         return value
 
-    found, expected = (gradients_of(loss(wrap), X, WEIGHT) for wrap in (gradients.remat, lambda function: function))
+    found, expected = (gradients_of(loss(wrap), X, WEIGHT) for wrap in (kernels.recompute, lambda function: function))
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
@@ -61,13 +62,13 @@ def test_remat_of_a_compiled_function_that_draws():
 
     def loss(x):
         three = ops.argmax(ops.stop_gradient(ops.sum(x, axis=0)) * 0 + ops.arange(4, dtype="float32"))
-        return ops.sum(gradients.remat(lambda x: ops.sin(x) * ops.cast(three, "float32"))(x))
+        return ops.sum(kernels.recompute(lambda x: ops.sin(x) * ops.cast(three, "float32"))(x))
 
     (found,) = gradients_of(compiled(loss), X)
     np.testing.assert_allclose(found, 3 * np.cos(X), atol=1e-6)
 
 
-@pytest.mark.parametrize("remat", [gradients.remat, gradients.remat_cheap])
+@pytest.mark.parametrize("remat", [kernels.recompute, kernels.recompute_cheap])
 def test_remat_holds_nothing_afterwards(remat):
     def loss(layer, x):
         return ops.sum(remat(lambda x: layer(ops.sin(x)))(x))
@@ -88,7 +89,7 @@ def test_with_gradients():
         def function(x, weight):
             return ops.matmul(x, weight), (ops.sin(x),)
 
-        return ops.sum(2 * gradients.with_gradients(function, lambda x, w, sin, up: (sin, w + ops.sum(up)), x, weight))
+        return ops.sum(2 * fast.with_gradients(function, lambda x, w, sin, up: (sin, w + ops.sum(up)), x, weight))
 
     found = gradients_of(loss, X, WEIGHT)
     np.testing.assert_allclose(found[0], np.sin(X), rtol=1e-6)
@@ -96,6 +97,6 @@ def test_with_gradients():
 
 
 def test_with_adjoint():
-    function = gradients.with_adjoint(lambda x: x * 2, lambda x: x * 3)
+    function = kernels.with_adjoint(lambda x: x * 2, lambda x: x * 3)
     (found,) = gradients_of(lambda x: ops.sum(function(x)), X)
     np.testing.assert_array_equal(found, np.full_like(X, 3))

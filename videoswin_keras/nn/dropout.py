@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from videoswin_keras.nn import pieces
+from videoswin_keras import kernels
 
 
 class DrawnSeed(keras.random.SeedGenerator):
@@ -28,42 +28,26 @@ class DrawnSeed(keras.random.SeedGenerator):
 
 def dropout(x: Any, rate: float, seed: Any) -> Any:
     """Zeroes elements of `x` with probability `rate` and scales the others up; the identity if `seed` is None."""
-    return x if seed is None or rate == 0 else x * _scales(_kept(ops.shape(x), rate, seed), rate, x.dtype)
+    if seed is None or rate == 0:
+        return x
+    return x * ops.cast(ops.cast(_kept(ops.shape(x), rate, seed), "float32") / (1 - rate), x.dtype)
 
 
 def residual(x: Any, branch: Callable[[Any], Any], rate: float, seed: Any, is_skippable: bool) -> Any:
-    """Returns x + branch(x) with stochastic depth: samples (axis 0) of the branch are dropped with probability `rate`,
-    and the others scaled up; none if `seed` is None.
+    """Returns x + branch(x) with stochastic depth: drops the branch of whole samples (axis 0) at `rate`, and scales the
+    others up; drops none if `seed` is None.
 
-    What is dropped is not computed on a CPU if `is_skippable`: on PyTorch sample by sample, on JAX for a batch of one.
-    Weights that are in `branch` alone have gradients of zero then. (TensorFlow 2.21 has no gradient of a condition
-    within `keras.remat`.)
+    If `is_skippable`, a kernel may skip the computation of a branch that is dropped. The weights of such a branch then
+    have gradients of zero.
     """
     if seed is None or rate == 0:
         return x + branch(x)
-    batch = ops.shape(x)[0]
-    is_kept = _kept((batch,), rate, seed)
-    is_skippable = is_skippable and pieces.is_on_cpu(x)
-    if is_skippable and keras.backend.backend() == "torch":
-        from videoswin_keras.nn import torch_functions
-
-        if not torch_functions.is_traced():
-            return torch_functions.add_to_some(x, branch, is_kept, 1 / (1 - rate))
-    scales = ops.reshape(_scales(is_kept, rate, x.dtype), (batch,) + (1,) * (len(x.shape) - 1))
-    is_jax = keras.backend.backend() == "jax"
-    if is_skippable and is_jax and batch == 1 and not pieces.would_compile_each_time(x):
-        return ops.cond(is_kept[0], lambda: x + branch(x) * scales, lambda: x)
-    return x + branch(x) * scales
+    return kernels.add_branch(x, branch, _kept((ops.shape(x)[0],), rate, seed), rate, is_skippable)
 
 
 def _kept(shape: tuple, rate: float, seed: Any) -> Any:
     """Returns False with probability `rate`."""
     return keras.random.uniform(shape, seed=DrawnSeed(seed)) >= rate
-
-
-def _scales(is_kept: Any, rate: float, dtype: Any) -> Any:
-    """Returns 0 for what is dropped, otherwise what keeps the mean."""
-    return ops.cast(ops.cast(is_kept, "float32") / (1 - rate), dtype)
 
 
 def seed_generator(*rates: float) -> keras.random.SeedGenerator | None:

@@ -1,4 +1,4 @@
-"""What is computed in pieces is what is computed at once."""
+"""What is computed in chunks is what is computed at once."""
 
 import contextlib
 
@@ -8,40 +8,40 @@ import pytest
 from gradients import outputs_and_gradients, set_seeds
 from keras import ops
 
-from videoswin_keras import FeedbackAttentionMemory
-from videoswin_keras.nn import dot_product, pieces
+from videoswin_keras import FeedbackAttentionMemory, kernels
+from videoswin_keras.kernels import attention, chunks, device, dispatch
 from videoswin_keras.nn.block import VideoSwinBlock
 
 SIZE = (4, 6, 9)  # two by two by three windows
 
 
 @pytest.fixture(params=[2**12, 2**16], ids=["of_one_window", "of_several"])
-def piece_bytes(request, monkeypatch):
+def chunk_bytes(request, monkeypatch):
     """Makes pieces small, and any weights too many to be kept."""
-    monkeypatch.setattr(dot_product, "KEPT_BYTES", 0)
-    monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": request.param, "gpu": request.param})
+    monkeypatch.setattr(attention, "STORED_BYTES", 0)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", {"cpu": request.param, "gpu": request.param})
     return request.param
 
 
 @pytest.fixture
 def chosen(monkeypatch):
     """Holds the lengths of pieces that were chosen."""
-    lengths, piece_length = [], pieces.piece_length
+    lengths, chunk_length = [], chunks.chunk_length
 
     def seen(*arguments):
-        lengths.append(piece_length(*arguments))
+        lengths.append(chunk_length(*arguments))
         return lengths[-1]
 
-    monkeypatch.setattr(pieces, "piece_length", seen)
+    monkeypatch.setattr(chunks, "chunk_length", seen)
     return lengths
 
 
 @pytest.fixture
-def lengths(piece_bytes, chosen):
+def lengths(chunk_bytes, chosen):
     """Makes pieces small, and sees to it that they were."""
     yield chosen
     assert chosen[0] is not None
-    assert (chosen[0] > 1) == (piece_bytes == 2**16)
+    assert (chosen[0] > 1) == (chunk_bytes == 2**16)
 
 
 def model(size=SIZE, dtype="float32", **arguments):
@@ -59,7 +59,7 @@ def clips(size=SIZE):
 def test_a_block(lengths, shifted, size):
     block = model(size, shifted=shifted)
     outputs = block.predict(clips(size), verbose=0)  # TensorFlow does not know the batch here
-    with pieces.whole():
+    with chunks.whole():
         expected = ops.convert_to_numpy(block(clips(size)))
     np.testing.assert_allclose(outputs, expected, atol=2e-6)
 
@@ -72,7 +72,7 @@ def test_gradients(lengths, shifted, use_rematerialization):
     set_seeds(block)
     outputs, gradients = outputs_and_gradients(block, clips())
     set_seeds(block)
-    with pieces.whole():
+    with chunks.whole():
         expected, expected_gradients = outputs_and_gradients(block, clips())
     np.testing.assert_allclose(outputs, expected, atol=2e-6)
     for path, gradient in expected_gradients.items():
@@ -80,7 +80,7 @@ def test_gradients(lengths, shifted, use_rematerialization):
 
 
 @pytest.mark.parametrize("filled", [(0, 0), (2, 1)])  # in each of two streams
-def test_a_memory(piece_bytes, chosen, filled):
+def test_a_memory(chunk_bytes, chosen, filled):
     """A few heads at a time but on PyTorch, whose attention is fused."""
     keras.utils.set_random_seed(0)
     memory = FeedbackAttentionMemory(num_tokens=6, memory_length=40)
@@ -94,19 +94,19 @@ def test_a_memory(piece_bytes, chosen, filled):
     arrays.append(np.array(filled, "int32"))
     chosen.clear()
     found = keras.Model([tokens, queue, count], [output, *states]).predict_on_batch(arrays)
-    several = 4 if keras.backend.backend() == "jax" and pieces.is_on_cpu(tokens) else 2  # of one clip, or of both
-    read = {2**12: 1, 2**16: several}[piece_bytes]
+    several = 4 if keras.backend.backend() == "jax" and device.is_on_cpu(tokens) else 2  # of one clip, or of both
+    read = {2**12: 1, 2**16: several}[chunk_bytes]
     assert chosen == ([] if keras.backend.backend() == "torch" else [read, None])  # of reading and of writing
-    with pieces.whole():
+    with chunks.whole():
         output, states = memory(arrays[0], arrays[1:])
     for one, expected in zip(found, map(ops.convert_to_numpy, [output, *states]), strict=True):
-        # Whole or in pieces, compiled or not, the output is up to 5e-6 from what float64 gives; its largest is 7.9.
+        # Whole or in chunks, compiled or not, the output is up to 5e-6 from what float64 gives; its largest is 7.9.
         np.testing.assert_allclose(one, expected, atol=1e-6 * max(np.abs(expected).max(), 2))
 
 
 @pytest.mark.parametrize("is_on_cpu", [True, False])  # computed on a CPU, either way
-def test_over_tokens(piece_bytes, is_on_cpu, monkeypatch):
-    monkeypatch.setattr(pieces, "is_on_cpu", lambda _: is_on_cpu)
+def test_over_tokens(chunk_bytes, is_on_cpu, monkeypatch):
+    monkeypatch.setattr(device, "is_on_cpu", lambda _: is_on_cpu)
     shapes = []
 
     class Doubled(keras.layers.Layer):
@@ -117,12 +117,12 @@ def test_over_tokens(piece_bytes, is_on_cpu, monkeypatch):
                 shapes.append(tuple(x.shape))
                 return 2 * x
 
-            return pieces.over_tokens(function, x, 2**10)
+            return chunks.over_tokens(function, x, 2**10)
 
     x = np.random.default_rng(0).normal(size=(2, 6, 7, 8)).astype("float32")
     outputs = keras.Sequential([keras.Input(x.shape[1:], batch_size=2), Doubled()]).predict_on_batch(x)
     np.testing.assert_array_equal(outputs, 2 * x)
-    of_each, in_a_row = {2**12: (2, 4), 2**16: (21, 42)}[piece_bytes]  # divisors of 42 and of 84
+    of_each, in_a_row = {2**12: (2, 4), 2**16: (21, 42)}[chunk_bytes]  # divisors of 42 and of 84
     is_in_a_row = keras.backend.backend() == "jax" and is_on_cpu
     assert set(shapes) == {(1, in_a_row, 8) if is_in_a_row else (2, of_each, 8)}
 
@@ -131,7 +131,7 @@ def test_over_tokens(piece_bytes, is_on_cpu, monkeypatch):
 def test_low_precision(lengths, dtype):
     block = model(shifted=True, dtype=dtype)
     outputs = np.asarray(block.predict_on_batch(clips()), "float32")
-    with pieces.whole():
+    with chunks.whole():
         expected = ops.convert_to_numpy(ops.cast(block(clips()), "float32"))
     np.testing.assert_allclose(outputs, expected, atol=0.05)
 
@@ -141,7 +141,7 @@ def test_int8(lengths):
     block = model(shifted=True)
     block.quantize("int8")
     outputs = block.predict_on_batch(clips())
-    with pieces.whole():
+    with chunks.whole():
         expected = ops.convert_to_numpy(block(clips()))
     np.testing.assert_allclose(outputs, expected, atol=1e-4)
 
@@ -155,36 +155,36 @@ def test_fit(lengths):
         block.fit(clips(), -clips(), epochs=2, batch_size=2, shuffle=False, verbose=0)
         return block.get_weights()
 
-    in_pieces = trained()
-    with pieces.whole():
-        for weight, expected in zip(in_pieces, trained(), strict=True):
+    in_chunks = trained()
+    with chunks.whole():
+        for weight, expected in zip(in_chunks, trained(), strict=True):
             np.testing.assert_allclose(weight, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("rates", [{"attention_dropout_rate": 0.5}, {"projection_dropout_rate": 0.5}])
 def test_dropping_draws_once_for_all(rates, monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": 1, "gpu": 1})
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", {"cpu": 1, "gpu": 1})
     block = model(shifted=True, **rates)
     set_seeds(block)
     outputs, _ = outputs_and_gradients(block, clips())
     set_seeds(block)
-    with pieces.whole():
+    with chunks.whole():
         expected, _ = outputs_and_gradients(block, clips())
     np.testing.assert_allclose(outputs, expected, atol=2e-6)
 
 
 def test_a_piece_divides_the_whole(monkeypatch):
-    monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": 2**12, "gpu": 2**12})
-    monkeypatch.setattr(pieces, "would_compile_each_time", lambda x: False)  # JAX's are for compiled functions only
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", {"cpu": 2**12, "gpu": 2**12})
+    monkeypatch.setattr(dispatch.fast, "can_loop", lambda x: True)  # on JAX only in compiled functions
     one, two = ops.ones((1, 64)), ops.ones((2, 64))
-    assert pieces.piece_length(one, 64, 2**8) == 16
-    assert pieces.piece_length(two, 64, 2**8) == 8
-    assert pieces.piece_length(one, 63, 2**8) == 9
-    assert pieces.piece_length(one, 61, 2**8) == 1
-    assert pieces.piece_length(one, 64, 2**20) == 1  # one is the least
-    assert pieces.piece_length(one, 16, 2**8) is None  # all at once
-    with pieces.whole():
-        assert pieces.piece_length(one, 64, 2**8) is None
+    assert chunks.chunk_length(one, 64, 2**8) == 16
+    assert chunks.chunk_length(two, 64, 2**8) == 8
+    assert chunks.chunk_length(one, 63, 2**8) == 9
+    assert chunks.chunk_length(one, 61, 2**8) == 1
+    assert chunks.chunk_length(one, 64, 2**20) == 1  # one is the least
+    assert chunks.chunk_length(one, 16, 2**8) is None  # all at once
+    with chunks.whole():
+        assert chunks.chunk_length(one, 64, 2**8) is None
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -192,7 +192,7 @@ def test_weights_wait_for_their_block(training):
     """In TensorFlow's graph of an inference; on other backends nothing is to be done."""
     waits = keras.backend.backend() == "tensorflow" and not training
     if keras.backend.backend() != "tensorflow":
-        assert isinstance(pieces.after(ops.ones(1)), contextlib.nullcontext)
+        assert isinstance(kernels.after(ops.ones(1)), contextlib.nullcontext)
         return
     import tensorflow as tf
 

@@ -1,16 +1,16 @@
-"""Runs and differentiates a block on two JAX devices, a clip on each: see `test_jax_functions.py`."""
+"""Runs and differentiates a block on two JAX devices, a clip on each: see `test_jax.py`."""
 
 import jax
 import keras
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from videoswin_keras.nn import dot_product, pieces
+from videoswin_keras.kernels import attention, chunks
 from videoswin_keras.nn.block import VideoSwinBlock
 
 
 def run() -> None:
-    pieces.PIECE_BYTES["cpu"], dot_product.KEPT_BYTES = 2**12, 0
+    chunks.CHUNK_BYTES["cpu"], attention.STORED_BYTES = 2**12, 0
     keras.utils.set_random_seed(0)
     block = VideoSwinBlock(num_heads=2, window_size=(2, 3, 3), shifted=True)
     block.build((None, 4, 6, 9, 8))
@@ -30,7 +30,7 @@ def run() -> None:
     for function in (outputs, jax.grad(loss)):
         compiled = jax.jit(function).lower(weights, spread).compile()
         assert "all-gather" not in compiled.as_text()
-        with pieces.whole():
+        with chunks.whole():
             expected = function(weights, clips)
         for one, other in zip(*(jax.tree.leaves(x) for x in (compiled(weights, spread), expected)), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(other).max())

@@ -9,7 +9,8 @@ import pytest
 from gradients import compiled, gradients_of, outputs_and_gradients
 from keras import ops
 
-from videoswin_keras.nn.linear import affine, linear, linear_gelu
+from videoswin_keras import kernels
+from videoswin_keras.nn.dense import linear, linear_gelu
 
 
 def dense(use_bias, dtype="float32", inputs=5, outputs=7):
@@ -79,7 +80,7 @@ def test_gradients_of_weights(use_bias, training, widths):
     kernel, bias = (generator.normal(size=shape).astype("float32") for shape in (widths, widths[1:]))
 
     def total(x, kernel, *bias):
-        return ops.sum(ops.convert_to_tensor(sought) * affine(x, kernel, *bias or [None], training=training))
+        return ops.sum(ops.convert_to_tensor(sought) * kernels.linear(x, kernel, *bias or [None], training=training))
 
     found = gradients_of(compiled(total), x, kernel, *[bias] * use_bias)
     expected = sought @ kernel.T, np.einsum("bti,bto->io", x, sought), sought.sum((0, 1))
@@ -156,15 +157,15 @@ def test_bfloat16(shape, outputs, most, use_bias):
 def test_gelu_of_emulated_half_precision_is_rounded_once(dtype, monkeypatch):
     import torch
 
-    from videoswin_keras.nn import torch_functions
+    from videoswin_keras.kernels import torch as torch_kernels
 
     dtype = getattr(torch, dtype)
-    monkeypatch.setattr(torch_functions, "_emulated", lambda: frozenset([dtype]))
+    monkeypatch.setattr(torch_kernels, "_emulated", lambda: frozenset([dtype]))
     generator = torch.Generator().manual_seed(0)
     x, kernel, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in ((64, 9), (9, 9), 9))
     before = [operand.clone() for operand in (x, kernel, bias)]
     with torch.no_grad():
-        found = torch_functions.linear_gelu(x, kernel, bias)
+        found = torch_kernels.linear_gelu(x, kernel, bias)
     expected = torch.nn.functional.gelu(x.double() @ kernel.double() + bias.double())
     # Half a unit in the last place, and float32's own error where a GELU is nearly nothing.
     unit = torch.finfo(dtype).eps
@@ -225,7 +226,7 @@ def test_which_processor(instructions, capabilities, expected, monkeypatch):
     """Of a PyTorch with MKL and oneDNN; older ones cannot tell whose it is."""
     import torch
 
-    from videoswin_keras.nn import torch_functions
+    from videoswin_keras.kernels import torch as torch_kernels
 
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
@@ -233,7 +234,7 @@ def test_which_processor(instructions, capabilities, expected, monkeypatch):
         monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     else:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
-    assert torch_functions._has_fast_onednn.__wrapped__() is expected
+    assert torch_kernels._has_fast_onednn.__wrapped__() is expected
 
 
 @pytest.mark.one_backend
@@ -241,7 +242,7 @@ def test_compiled_as_one_graph():
     import torch
 
     x, kernel, bias = torch.ones(2, 5), torch.ones(5, 7), torch.ones(7)
-    graph = torch.compile(affine, backend="eager", fullgraph=True)
+    graph = torch.compile(kernels.linear, backend="eager", fullgraph=True)
     np.testing.assert_array_equal(graph(x, kernel, bias), np.full((2, 7), 6.0))
 
 
@@ -249,9 +250,9 @@ def test_compiled_as_one_graph():
 def library(request, monkeypatch):
     """On PyTorch, which of its libraries multiplies; not what it may use of the processor."""
     if keras.backend.backend() == "torch":
-        from videoswin_keras.nn import torch_functions
+        from videoswin_keras.kernels import torch as torch_kernels
 
-        monkeypatch.setattr(torch_functions, "_has_fast_onednn", lambda: request.param == "oneDNN")
+        monkeypatch.setattr(torch_kernels, "_has_fast_onednn", lambda: request.param == "oneDNN")
 
 
 def recording(on):

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from videoswin_keras import VideoSwinT
-from videoswin_keras.nn import dot_product
+from videoswin_keras import VideoSwinT, kernels
+from videoswin_keras.kernels import attention
 
 pytestmark = pytest.mark.one_backend
 TINY = {"embed_dim": 32, "depths": (2, 2), "num_heads": (2, 4), "window_size": (2, 3, 3)}
@@ -38,13 +38,13 @@ def step(model, clips, labels, autocast, scaler=None):
     return loss.item(), {path: gradient.numpy() for path, gradient in gradients.items()}
 
 
-@pytest.mark.parametrize("kept_bytes", [dot_product.KEPT_BYTES, 0], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("kept_bytes", [attention.STORED_BYTES, 0], ids=["kept", "recomputed"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("case", CASES)
 def test_training(case, dtype, kept_bytes, monkeypatch):
     import torch
 
-    monkeypatch.setattr(dot_product, "KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(attention, "STORED_BYTES", kept_bytes)
     arguments, shape = CASES[case]
     keras.utils.set_random_seed(0)
     model = VideoSwinT((None, None, None, 3), num_classes=3, dropout_rate=0.0, **TINY, **arguments)
@@ -79,9 +79,7 @@ def test_inference(shape):
 
 def test_shapes_are_found_out_without_computing(monkeypatch):
     """Keras asks for them on the device "meta", for which there is no autocast; where that fails it computes."""
-    from videoswin_keras.nn import torch_functions
-
-    devices, linear = [], torch_functions.linear
+    devices, linear = [], kernels.linear
 
     def noted(x, *others):
         devices.append(x.device.type)
@@ -95,7 +93,7 @@ def test_shapes_are_found_out_without_computing(monkeypatch):
         def call(self, x):
             return self.model(x)
 
-    monkeypatch.setattr(torch_functions, "linear", noted)
+    monkeypatch.setattr(kernels, "linear", noted)
     Around()(keras.Input((4, 24, 24, 3)))
     assert set(devices) == {"meta"}
 

@@ -1,7 +1,7 @@
-"""What PyTorch is told in its own words: fused functions, and gradients that keep no more than they need.
+"""PyTorch's overrides: its fused functions, and gradients that store no more than they need.
 
-`torch.amp.autocast` reaches functions that are PyTorch's own. So here products take the dtype that it asks for, and
-what has gradients of its own computes without it, both ways, in the dtypes that it was given.
+`torch.amp.autocast` reaches only functions that are PyTorch's own. So products here take the dtype that it asks for,
+and operations with gradients of their own compute without it, in both directions, in the dtypes they were given.
 """
 
 import contextlib
@@ -12,9 +12,106 @@ from typing import Any
 import torch
 from torch.optim.adam import adam
 
+from videoswin_keras.kernels import device, plain
+
+# PyTorch's fused functions keep most of their intermediate values in the cache, however large the chunk.
+CHUNK_BYTES = {"cpu": 64 * 2**20, "gpu": 256 * 2**20}
+LOOPS_IN_PYTHON = True
+ROUNDS_SOFTMAX = True
+
+
+def linear(
+    x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None = None, training: bool | None = None
+) -> torch.Tensor:
+    x, kernel, bias = autocast(x, kernel, bias)
+    with without_autocast(x):
+        if takes_wide_linear(x):
+            return WideLinear.apply(x, kernel, bias) if torch.is_grad_enabled() else wide_linear(x, kernel.t(), bias)
+        return torch.nn.functional.linear(x, kernel.t(), bias)
+
+
+def linear_gelu(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    if torch.is_grad_enabled() or is_traced():  # nothing in place in what is recorded or traced
+        return torch.nn.functional.gelu(linear(x, kernel, bias))
+    x, kernel, bias = autocast(x, kernel, bias)
+    with without_autocast(x):
+        if takes_wide_linear(x):
+            return wide_linear(x, kernel.t(), bias, "gelu")
+        return torch.ops.aten.gelu_(linear(x, kernel, bias))
+
+
+def gelu(x: torch.Tensor, training: bool | None = None) -> torch.Tensor:
+    return torch.nn.functional.gelu(x)
+
+
+def matmul(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    if is_emulated(one):
+        return (one.float() @ other.float()).to(one.dtype)
+    return one @ other
+
+
+def matmul_wide(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return matmul(one, other)
+
+
+def matmul_nt(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return matmul(one, other.transpose(-1, -2))
+
+
+def matmul_tn(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    return matmul(one.transpose(-1, -2), other)
+
+
+def softmax_parts(logits: torch.Tensor) -> tuple[torch.Tensor, None]:
+    return torch.nn.functional.softmax(logits, dim=-1), None
+
+
+def softmax_gradient(upstream: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """One pass in place of four."""
+    return torch._softmax_backward_data(upstream, weights, -1, weights.dtype)
+
+
+def fused_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """`bias` broadcasts and gets no gradient: PyTorch's fused functions have none for it."""
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+
+def add_branch(x: torch.Tensor, branch: Callable, is_kept: torch.Tensor, rate: float, is_skippable: bool) -> Any:
+    """Computes the branch only for the samples that are kept."""
+    if not is_skippable or not device.is_on_cpu(x) or is_traced():
+        return plain.add_branch(x, branch, is_kept, rate, is_skippable)
+    scale = 1 / (1 - rate)
+    some = is_kept.nonzero().flatten()
+    if len(some) == len(x):
+        return x.add(branch(x), alpha=scale)
+    return x.index_add(0, some, branch(x.index_select(0, some)).to(x.dtype), alpha=scale)
+
+
+def with_gradients(function: Callable, gradients: Callable, *inputs: torch.Tensor) -> torch.Tensor:
+    """Keras's custom gradients would hold the inputs for too long."""
+    return WithGradients.apply(function, gradients, *inputs)
+
+
+def with_adjoint(function: Callable, adjoint: Callable) -> Callable:
+    return lambda x: LinearMap.apply(x, function, adjoint)
+
+
+def without_gradients() -> contextlib.AbstractContextManager:
+    return torch.no_grad()
+
+
+def has_values(x: Any) -> bool:
+    return not is_traced() and not getattr(x, "is_meta", False)
+
+
+def gradient(function: Callable, x: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x.detach().clone().requires_grad_()
+        return torch.autograd.grad(function(x), x)[0]
+
 
 class LinearMap(torch.autograd.Function):
-    """`function(x)`, which is linear, with `adjoint` for its gradient. Nothing is kept."""
+    """See `plain.with_adjoint`."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, function: Callable, adjoint: Callable) -> torch.Tensor:
@@ -29,10 +126,7 @@ class LinearMap(torch.autograd.Function):
 
 
 class WithGradients(torch.autograd.Function):
-    """As `with_gradients` in `gradients.py`.
-
-    Both functions must hold no tensors that are large: they live until the whole backward pass has run.
-    """
+    """See `plain.with_gradients`. The functions must hold no large tensors: they live until the backward pass ends."""
 
     @staticmethod
     def forward(ctx: Any, function: Callable, gradients: Callable, *inputs: torch.Tensor) -> torch.Tensor:
@@ -67,76 +161,19 @@ class WideLinear(torch.autograd.Function):
         rows = gradient.reshape(-1, gradient.shape[-1])
         return (
             linear(gradient, kernel.t(), None) if needs_x else None,
-            product_of_transposed(x.reshape(-1, x.shape[-1]), rows) if needs_kernel else None,
+            _kernel_gradient(x.reshape(-1, x.shape[-1]), rows) if needs_kernel else None,
             rows.sum(0) if needs_bias else None,
         )
 
 
-def gradient(function: Callable, x: torch.Tensor) -> torch.Tensor:
-    """As in `gradients.py`."""
-    with torch.inference_mode(False), torch.enable_grad():
-        x = x.detach().clone().requires_grad_()
-        return torch.autograd.grad(function(x), x)[0]
-
-
-def without_gradients() -> contextlib.AbstractContextManager:
-    """As in `gradients.py`."""
-    return torch.no_grad()
-
-
-def linear(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Returns x · kernel + bias: x (…, inputs), kernel (inputs, outputs), bias (outputs,) or None."""
-    x, kernel, bias = autocast(x, kernel, bias)
-    with without_autocast(x):
-        if takes_wide_linear(x):
-            return WideLinear.apply(x, kernel, bias) if torch.is_grad_enabled() else wide_linear(x, kernel.t(), bias)
-        return torch.nn.functional.linear(x, kernel.t(), bias)
-
-
-def linear_gelu(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """Returns gelu(x · kernel + bias)."""
-    if torch.is_grad_enabled() or is_traced():  # nothing in place in what is recorded or traced
-        return torch.nn.functional.gelu(linear(x, kernel, bias))
-    x, kernel, bias = autocast(x, kernel, bias)
-    with without_autocast(x):
-        if takes_wide_linear(x):
-            return wide_linear(x, kernel.t(), bias, "gelu")
-        return torch.ops.aten.gelu_(linear(x, kernel, bias))
-
-
-def product(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Returns one · other, matrices of one dtype."""
-    if is_emulated(one):
-        return (one.float() @ other.float()).to(one.dtype)
-    return one @ other
-
-
-def product_of_transposed(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def _kernel_gradient(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """Returns oneᵀ · other, matrices (rows, …)."""
     # oneDNN takes no empty matrices and has no second derivatives.
     if not _is_onednn_faster() or not len(one) or torch.is_grad_enabled():
-        return product(one.t(), other)
+        return matmul(one.t(), other)
     if one.shape[1] <= other.shape[1]:  # oneDNN is faster with the smaller first
         return wide_linear(one.t(), other.t(), None)
     return wide_linear(other.t(), one.t(), None).t()
-
-
-def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Returns fused attention, of a bias that broadcasts and needs no gradient."""
-    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-
-
-def add_to_some(x: torch.Tensor, branch: Callable, is_kept: torch.Tensor, scale: float) -> torch.Tensor:
-    """Returns x + scale · branch(x) for samples that are kept, and x for others, of which no branch is computed."""
-    some = is_kept.nonzero().flatten()
-    if len(some) == len(x):
-        return x.add(branch(x), alpha=scale)
-    return x.index_add(0, some, branch(x.index_select(0, some)).to(x.dtype), alpha=scale)
-
-
-def softmax_backward(gradient: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Returns the gradient of what `weights` are the softmax of: one pass for four."""
-    return torch._softmax_backward_data(gradient, weights, -1, weights.dtype)
 
 
 def wide_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, then: str = "none") -> torch.Tensor:
@@ -146,6 +183,15 @@ def wide_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
         return torch.ops.mkldnn._linear_pointwise(*wide, then, [], "none").to(x.dtype)
     y = torch.nn.functional.linear(*wide)
     return (torch.ops.aten.gelu_(y) if then == "gelu" else y).to(x.dtype)
+
+
+def can_fuse_adam(variables: list, amsgrad: bool) -> bool:
+    return True
+
+
+def add_in_place(x: torch.Tensor, value: torch.Tensor) -> None:
+    """Keras's own accumulation of gradients copies."""
+    x.add_(value)
 
 
 @torch.no_grad()
@@ -158,8 +204,11 @@ def fused_adam(
     betas: tuple[float, float],
     epsilon: float,
     greatest: list[torch.Tensor],
+    decays: list,
 ) -> None:
     """Takes a step of Adam in place, in one pass; `rate` holds the bias corrections, `greatest` is AMSGrad's or empty.
+
+    Keras has decayed the weights before, so `decays` is not used.
 
     Keras adds epsilon before the bias correction, PyTorch after it. At a step so late that PyTorch corrects nothing,
     both are the same, and no number has to come from a GPU. (In float32 that step plus one is the same step.)

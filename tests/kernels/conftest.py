@@ -24,7 +24,7 @@ def emulated(request, monkeypatch):
     if keras.backend.backend() == "torch":
         import torch
 
-        from videoswin_keras.nn import torch_functions
+        from videoswin_keras.kernels import torch as torch_kernels
 
         dtypes = frozenset([torch.bfloat16, torch.float16] if request.param else [])
-        monkeypatch.setattr(torch_functions, "_emulated", lambda: dtypes)
+        monkeypatch.setattr(torch_kernels, "_emulated", lambda: dtypes)

@@ -8,7 +8,9 @@ import pytest
 from gradients import compiled, gradients_of, second_gradients_of
 from keras import ops
 
-from videoswin_keras.nn import dot_product, pieces, windows
+from videoswin_keras import kernels
+from videoswin_keras.kernels import attention, chunks, device, plain
+from videoswin_keras.nn import windows
 
 BATCH, WINDOWS, TOKENS, HEADS, WIDTH = 2, 3, 10, 2, 4
 
@@ -36,20 +38,22 @@ def by_hand(qkv, bias, regions):
     return outputs.reshape(BATCH, WINDOWS, TOKENS, HEADS * WIDTH)
 
 
-def seam_of(regions):
-    return None if regions is None else windows.Seam(regions, np.arange(WINDOWS, dtype="int32") % len(regions))
+def shift_mask_of(regions):
+    return None if regions is None else windows.ShiftMask(regions, np.arange(WINDOWS, dtype="int32") % len(regions))
 
 
 @pytest.mark.parametrize("kinds", [0, 1, WINDOWS])
 def test_outputs(kinds, monkeypatch):
     qkv, bias, regions = inputs(kinds)
     expected = by_hand(qkv, bias, regions)
-    qkv, bias, seam = ops.convert_to_tensor(qkv), ops.convert_to_tensor(bias), seam_of(regions)
-    masks = None if seam is None else seam.masks(np.arange(kinds, dtype="int32"))  # of all windows, or one for all
-    np.testing.assert_allclose(ops.convert_to_numpy(dot_product.attend(qkv, bias, masks)), expected, atol=2e-6)
-    for kept in (0, dot_product.KEPT_BYTES):
-        monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)
-        in_training = dot_product.attend_in_training(qkv, bias, seam)
+    qkv, bias, shift_mask = ops.convert_to_tensor(qkv), ops.convert_to_tensor(bias), shift_mask_of(regions)
+    masks = (
+        None if shift_mask is None else shift_mask.masks(np.arange(kinds, dtype="int32"))
+    )  # of all windows, or one for all
+    np.testing.assert_allclose(ops.convert_to_numpy(kernels.window_attention(qkv, bias, masks)), expected, atol=2e-6)
+    for stored in (0, attention.STORED_BYTES):
+        monkeypatch.setattr(attention, "STORED_BYTES", stored)
+        in_training = kernels.window_attention_in_training(qkv, bias, shift_mask)
         np.testing.assert_allclose(ops.convert_to_numpy(in_training), expected, atol=2e-6)
 
 
@@ -60,31 +64,31 @@ def test_what_is_hidden_has_no_weight(dtype, monkeypatch):
     qkv = np.zeros((1, 1, TOKENS, 3 * HEADS * WIDTH), "float32")
     qkv[0, 0, -1, -HEADS * WIDTH :] = 6e4 if dtype == "float16" else 1e38  # the value of the token that no other sees
     qkv, bias = ops.cast(ops.convert_to_tensor(qkv), dtype), ops.zeros((HEADS, TOKENS, TOKENS), dtype)
-    seam = windows.Seam(regions, np.zeros(1, "int32"))
-    outputs = [dot_product.attend(qkv, bias, seam.masks(seam.kinds))]
-    for kept in (0, dot_product.KEPT_BYTES):
-        monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)
-        outputs.append(dot_product.attend_in_training(qkv, bias, seam))
+    shift_mask = windows.ShiftMask(regions, np.zeros(1, "int32"))
+    outputs = [kernels.window_attention(qkv, bias, shift_mask.masks(shift_mask.patterns))]
+    for stored in (0, attention.STORED_BYTES):
+        monkeypatch.setattr(attention, "STORED_BYTES", stored)
+        outputs.append(kernels.window_attention_in_training(qkv, bias, shift_mask))
     for output in outputs:
         assert not ops.convert_to_numpy(ops.cast(output, "float32"))[0, 0, :-1].any()
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("kept", [0, dot_product.KEPT_BYTES])
-def test_double_precision(kept, monkeypatch):
-    monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)
+@pytest.mark.parametrize("stored", [0, attention.STORED_BYTES])
+def test_double_precision(stored, monkeypatch):
+    monkeypatch.setattr(attention, "STORED_BYTES", stored)
     qkv, bias, regions = inputs(WINDOWS)
     expected, (qkv, bias) = by_hand(qkv, bias, regions), (x.astype("float64") for x in (qkv, bias))
-    seam, tensors = seam_of(regions), [ops.convert_to_tensor(x) for x in (qkv, bias)]
+    shift_mask, tensors = shift_mask_of(regions), [ops.convert_to_tensor(x) for x in (qkv, bias)]
     for found in (
-        dot_product.attend(*tensors, seam.masks(seam.kinds)),
-        dot_product.attend_in_training(*tensors, seam),
+        kernels.window_attention(*tensors, shift_mask.masks(shift_mask.patterns)),
+        kernels.window_attention_in_training(*tensors, shift_mask),
     ):
         np.testing.assert_allclose(ops.convert_to_numpy(found), expected, atol=1e-13)
     rounded = [x.astype("float32") for x in (qkv, bias)]
 
     def loss(qkv, bias):
-        return ops.sum(ops.square(dot_product.attend_in_training(qkv, bias, seam)))
+        return ops.sum(ops.square(kernels.window_attention_in_training(qkv, bias, shift_mask)))
 
     for found, wide in zip(gradients_of(loss, *rounded), gradients_of(loss, qkv, bias), strict=True):
         assert wide.dtype == "float64"
@@ -98,16 +102,18 @@ WEIGHTS_BYTES = 4 * BATCH * WINDOWS * HEADS * TOKENS**2
 
 @pytest.mark.parametrize("is_on_cpu", [True, False])  # computed on a CPU, either way
 @pytest.mark.parametrize("kinds", [0, 1, WINDOWS])
-@pytest.mark.parametrize(("kept", "piece_windows"), [(WEIGHTS_BYTES, None), (0, None), (0, 1)])
-def test_gradients(is_on_cpu, kinds, kept, piece_windows, monkeypatch):
-    monkeypatch.setattr(pieces, "is_on_cpu", lambda _: is_on_cpu)
-    monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)
-    monkeypatch.setattr(pieces, "piece_length", lambda *_: piece_windows)
+@pytest.mark.parametrize(("stored", "chunk_windows"), [(WEIGHTS_BYTES, None), (0, None), (0, 1)])
+def test_gradients(is_on_cpu, kinds, stored, chunk_windows, monkeypatch):
+    monkeypatch.setattr(device, "is_on_cpu", lambda _: is_on_cpu)
+    monkeypatch.setattr(attention, "STORED_BYTES", stored)
+    monkeypatch.setattr(chunks, "chunk_length", lambda *_: chunk_windows)
     qkv, bias, regions = inputs(kinds)
     sought = np.random.default_rng(1).normal(size=(BATCH, WINDOWS, TOKENS, HEADS * WIDTH)).astype("float32")
 
     def loss(qkv, bias):
-        return ops.sum(ops.convert_to_tensor(sought) * dot_product.attend_in_training(qkv, bias, seam_of(regions)))
+        return ops.sum(
+            ops.convert_to_tensor(sought) * kernels.window_attention_in_training(qkv, bias, shift_mask_of(regions))
+        )
 
     found = gradients_of(loss, qkv, bias)
     for place, values in enumerate((qkv, bias)):  # by finite differences of what is computed by hand
@@ -120,15 +126,15 @@ def test_gradients(is_on_cpu, kinds, kept, piece_windows, monkeypatch):
             np.testing.assert_allclose(found[place].reshape(-1)[index], expected, atol=2e-5)
 
 
-@pytest.mark.parametrize(("kept", "times"), [(WEIGHTS_BYTES, 0), (WEIGHTS_BYTES - 1, 1)])
-def test_few_weights_are_not_computed_again(kept, times, monkeypatch):
-    monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)
+@pytest.mark.parametrize(("stored", "times"), [(WEIGHTS_BYTES, 0), (WEIGHTS_BYTES - 1, 1)])
+def test_few_weights_are_not_computed_again(stored, times, monkeypatch):
+    monkeypatch.setattr(attention, "STORED_BYTES", stored)
     qkv, bias, _ = inputs(0)
-    calls, softmax = [], dot_product._softmax
-    monkeypatch.setattr(dot_product, "_softmax", lambda logits: calls.append(1) or softmax(logits))
+    calls, softmax = [], attention._softmax
+    monkeypatch.setattr(attention, "_softmax", lambda logits: calls.append(1) or softmax(logits))
 
     def loss(qkv, bias):
-        output = ops.sum(dot_product.attend_in_training(qkv, bias, None))
+        output = ops.sum(kernels.window_attention_in_training(qkv, bias, None))
         calls.clear()  # of the forward pass
         return output
 
@@ -136,15 +142,15 @@ def test_few_weights_are_not_computed_again(kept, times, monkeypatch):
     assert len(calls) == times
 
 
-@pytest.mark.parametrize("kept", [WEIGHTS_BYTES, 0])
-def test_second_derivatives(kept, monkeypatch):
+@pytest.mark.parametrize("stored", [WEIGHTS_BYTES, 0])
+def test_second_derivatives(stored, monkeypatch):
     """Against finite differences of the gradients: half their squares change by the Hessian times them."""
-    monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)
+    monkeypatch.setattr(attention, "STORED_BYTES", stored)
     arrays = inputs(0)[:2]
     sought = np.random.default_rng(1).normal(size=(BATCH, WINDOWS, TOKENS, HEADS * WIDTH)).astype("float32")
 
     def loss(qkv, bias):
-        return ops.sum(ops.convert_to_tensor(sought) * dot_product.attend_in_training(qkv, bias, None))
+        return ops.sum(ops.convert_to_tensor(sought) * kernels.window_attention_in_training(qkv, bias, None))
 
     slopes = gradients_of(loss, *arrays)
     ahead, behind = (
@@ -157,12 +163,12 @@ def test_second_derivatives(kept, monkeypatch):
 
 
 @pytest.mark.parametrize("kinds", [0, WINDOWS])
-@pytest.mark.parametrize("kept", [WEIGHTS_BYTES, 0])
+@pytest.mark.parametrize("stored", [WEIGHTS_BYTES, 0])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.usefixtures("emulated")
-def test_low_precision(kinds, kept, dtype, monkeypatch):
+def test_low_precision(kinds, stored, dtype, monkeypatch):
     """Outputs and gradients against those in float32, of the same numbers."""
-    monkeypatch.setattr(dot_product, "KEPT_BYTES", kept)
+    monkeypatch.setattr(attention, "STORED_BYTES", stored)
     qkv, bias, regions = inputs(kinds)
     qkv, bias = (ops.convert_to_numpy(ops.cast(ops.cast(x, dtype), "float32")) for x in (qkv, bias))
     sought = np.random.default_rng(1).normal(size=(BATCH, WINDOWS, TOKENS, HEADS * WIDTH)).astype("float32")
@@ -174,11 +180,13 @@ def test_low_precision(kinds, kept, dtype, monkeypatch):
         return gradients_of(lambda *arrays: ops.sum(ops.convert_to_tensor(sought) * function(*arrays)), qkv, bias)
 
     def in_training(qkv, bias):
-        return dot_product.attend_in_training(qkv, bias, seam_of(regions))
+        return kernels.window_attention_in_training(qkv, bias, shift_mask_of(regions))
 
     def plainly(qkv, bias):
-        seam = seam_of(regions)
-        return dot_product.attend(qkv, bias, None if seam is None else seam.masks(seam.kinds))
+        shift_mask = shift_mask_of(regions)
+        return kernels.window_attention(
+            qkv, bias, None if shift_mask is None else shift_mask.masks(shift_mask.patterns)
+        )
 
     expected, expected_gradients = by_hand(qkv, bias, regions), gradients(attended(in_training, "float32"))
     for function in (attended(in_training, dtype), attended(plainly, dtype)):
@@ -210,16 +218,16 @@ def by_hand_to_other_tokens(query, key, value):
 
 
 def attend_to(query, key, value, in_pieces=False):
-    key, value = (dot_product.split_heads(x, HEADS) for x in (key, value))  # not contiguous on PyTorch
-    return dot_product.attend_to(query, key, value, ops.convert_to_tensor(VISIBLE), in_pieces)
+    key, value = (plain.split_heads(x, HEADS) for x in (key, value))  # not contiguous on PyTorch
+    return kernels.cross_attention(query, key, value, ops.convert_to_tensor(VISIBLE), in_pieces)
 
 
-@pytest.mark.parametrize("piece_bytes", [1, 2**20])
+@pytest.mark.parametrize("chunk_bytes", [1, 2**20])
 @pytest.mark.parametrize("is_on_cpu", [True, False])
 @pytest.mark.parametrize("in_pieces", [True, False])
-def test_attention_to_other_tokens(piece_bytes, is_on_cpu, in_pieces, monkeypatch):
-    monkeypatch.setattr(pieces, "is_on_cpu", lambda _: is_on_cpu)
-    monkeypatch.setattr(pieces, "PIECE_BYTES", {"cpu": piece_bytes, "gpu": piece_bytes})
+def test_attention_to_other_tokens(chunk_bytes, is_on_cpu, in_pieces, monkeypatch):
+    monkeypatch.setattr(device, "is_on_cpu", lambda _: is_on_cpu)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", {"cpu": chunk_bytes, "gpu": chunk_bytes})
     arrays, function = other_tokens(), functools.partial(attend_to, in_pieces=in_pieces)
     for attend in (function, compiled(function)):
         found = ops.convert_to_numpy(attend(*map(ops.convert_to_tensor, arrays)))
@@ -228,7 +236,7 @@ def test_attention_to_other_tokens(piece_bytes, is_on_cpu, in_pieces, monkeypatc
 
 @pytest.mark.parametrize("is_on_cpu", [True, False])
 def test_gradients_of_attention_to_other_tokens(is_on_cpu, monkeypatch):
-    monkeypatch.setattr(pieces, "is_on_cpu", lambda _: is_on_cpu)
+    monkeypatch.setattr(device, "is_on_cpu", lambda _: is_on_cpu)
     arrays = other_tokens()
     sought = np.random.default_rng(1).normal(size=arrays[0].shape).astype("float32")
     found = gradients_of(lambda *x: ops.sum(ops.convert_to_tensor(sought) * attend_to(*x)), *arrays)
@@ -248,7 +256,7 @@ def test_gradients_of_attention_to_other_tokens(is_on_cpu, monkeypatch):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.usefixtures("emulated")
 def test_low_precision_of_attention_to_other_tokens(is_on_cpu, in_pieces, dtype, monkeypatch):
-    monkeypatch.setattr(pieces, "is_on_cpu", lambda _: is_on_cpu)
+    monkeypatch.setattr(device, "is_on_cpu", lambda _: is_on_cpu)
     arrays = [ops.convert_to_numpy(ops.cast(ops.cast(x, dtype), "float32")) for x in other_tokens()]
     found = attend_to(*(ops.cast(x, dtype) for x in arrays), in_pieces=in_pieces)
     assert keras.backend.standardize_dtype(found.dtype) == dtype
