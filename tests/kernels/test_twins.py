@@ -127,7 +127,9 @@ NOT_NUMBERS = {"can_loop", "give_back_after_compilations", "has_values", "withou
 FASTEST = {name: getattr(fast, name) for name in vars(plain) if callable(getattr(plain, name))}
 FASTEST |= {name: getattr(attention, name) for name in vars(attention) if name in FASTEST}
 FASTEST |= {name: getattr(chunks, name) for name in ("over_windows", "over_tokens")}
-OVERRIDES = [name for name, function in FASTEST.items() if function is not getattr(plain, name) and name not in NOT_NUMBERS]
+OVERRIDES = [
+    name for name, function in FASTEST.items() if function is not getattr(plain, name) and name not in NOT_NUMBERS
+]
 
 
 def test_every_override_has_a_twin():

@@ -147,8 +147,8 @@ def _attend_to_visible(query: Any, key: Any, value: Any, visible: Any) -> Any:
     if not device.is_on_cpu(query):
         logits = fast.matmul_wide(query, transpose(key))
         return _attend(ops.where(transpose(visible), logits, HIDDEN), value)
-    # What hides the other tokens is one more channel of the keys, which takes no pass over the logits. As a bias,
-    # TensorFlow 2.21 fuses it in a loop with oneDNN, and returns empty tensors.
+    # One more channel of the keys hides the other tokens, which takes no pass over the logits. TensorFlow 2.21 would
+    # fuse a bias in a loop with oneDNN, and return empty tensors.
     hidden = ops.cast(ops.where(visible, 0.0, HIDDEN), key.dtype)
     query = ops.concatenate([query, ops.ones_like(query[..., :1])], axis=-1)
     return _attend(fast.matmul_wide(query, transpose(ops.concatenate([key, hidden], axis=-1))), value)

@@ -179,7 +179,7 @@ def over_tokens(function: Callable[[Any], Any], x: Any, bytes_each: Any) -> Any:
 def loop(function: Callable, chunks: list) -> tuple[Any, Any]:
     """Returns the outputs of `function(*chunk)` for all chunks, and the sum of its terms or None.
 
-    `chunks` are tensors (chunks, …). `function` returns what `over_windows` asks for.
+    `chunks` are tensors (chunks, …). `function` is as in `over_windows`, without masks.
     """
     outputs, terms = output_and_term(ops.map(lambda chunk: function(*chunk), tuple(chunks)))
     return outputs, None if terms is None else ops.sum(terms, axis=0)
@@ -191,7 +191,7 @@ def rows_of_batch(tensors: list) -> list:
 
 
 def can_loop(x: Any) -> bool:
-    """Whether a loop or a condition on `x` costs nothing but what it computes."""
+    """Whether a loop or a condition on `x` has no cost of its own."""
     return True
 
 

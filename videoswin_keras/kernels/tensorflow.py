@@ -1,7 +1,7 @@
 """TensorFlow's overrides: its graph goes over memory once, and holds it no longer than it must.
 
-In training XLA compiles what each token needs besides products, for each size of clip. For a single clip that would
-take longer than it saves.
+In training XLA compiles normalisation and GELU, once for each size of clip. For a single clip that would take longer
+than it saves.
 """
 
 import contextlib
@@ -120,8 +120,8 @@ def fused_adam(
 def _compiled(function: Callable, **options: Any) -> Callable:
     """Returns `function` of tensors or variables compiled by XLA, with its gradient, for which it stores these alone.
 
-    XLA makes one loop of what TensorFlow computes step by step. That takes a fifth of a second for each shape. Where
-    TensorFlow runs eagerly, it is called as it is.
+    XLA makes one loop of TensorFlow's steps, and needs a fifth of a second for each shape. Where TensorFlow runs
+    eagerly, `function` is called as it is.
     """
     function = functools.partial(function, **options)
     forward = tf.function(function, jit_compile=True, autograph=False)

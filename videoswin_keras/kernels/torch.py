@@ -31,7 +31,7 @@ def linear(
 
 
 def linear_gelu(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    if torch.is_grad_enabled() or is_traced():  # nothing in place in what is recorded or traced
+    if torch.is_grad_enabled() or is_traced():  # in-place operations would break a recorded or traced program
         return torch.nn.functional.gelu(linear(x, kernel, bias))
     x, kernel, bias = autocast(x, kernel, bias)
     with without_autocast(x):
@@ -245,7 +245,7 @@ def autocast(*tensors: torch.Tensor | None) -> tuple[Any, ...]:
 
 
 def without_autocast(x: torch.Tensor) -> contextlib.AbstractContextManager:
-    """Returns a context in which what is computed where `x` is keeps its dtype."""
+    """Returns a context in which operations on the device of `x` keep their dtypes."""
     kind = x.device.type
     return torch.amp.autocast(kind, enabled=False) if _is_autocast(kind) else contextlib.nullcontext()
 
@@ -256,7 +256,7 @@ def _is_autocast(kind: str) -> bool:
 
 def takes_wide_linear(x: torch.Tensor) -> bool:
     """Whether `x` is multiplied by `wide_linear`: on a CPU, not while a program is traced."""
-    if x.device.type != "cpu" or is_traced():  # first: what follows cannot be traced
+    if x.device.type != "cpu" or is_traced():  # first: the rest cannot be traced
         return False
     return is_emulated(x) or (x.dtype == torch.float32 and _is_onednn_faster())
 

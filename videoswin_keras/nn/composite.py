@@ -1,7 +1,7 @@
-"""What every layer made of layers shares: quantisation, LoRA and seeds that survive saving.
+"""The base class of layers made of layers: quantisation, LoRA and seeds survive saving.
 
 `quantize` and `enable_lora` change the Dense layers inside. Keras rebuilds a layer from its own configuration only, so
-the layer that is saved must record what was changed within. And of the state of a layer Keras saves no seeds.
+the saved layer records these changes. Keras saves no seeds of a layer either.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ _CHANGED = ("dtype", "quantization_config", "lora_rank", "lora_alpha")
 
 
 def changed_layers(layer: keras.layers.Layer) -> dict[str, Any]:
-    """Returns what `quantize` and `enable_lora` made of each layer within, by its position in the tree of layers."""
+    """Returns the settings of the layers that `quantize` or `enable_lora` changed, by position in their tree."""
     return {
         str(position): {name: value for name, value in inner.get_config().items() if name in _CHANGED}
         for position, inner in enumerate(layer._flatten_layers(include_self=False))
@@ -23,7 +23,7 @@ def changed_layers(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 def change_layers(layer: keras.layers.Layer, changes: dict[str, Any]) -> None:
-    """Makes of the layers within a built `layer` what `changed_layers` recorded, unless a layer between has done so."""
+    """Applies the changes that `changed_layers` recorded to a built `layer`; skips those that are there already."""
     inner = list(layer._flatten_layers(include_self=False))
     for position, change in changes.items():
         one = inner[int(position)]
@@ -37,7 +37,7 @@ def change_layers(layer: keras.layers.Layer, changes: dict[str, Any]) -> None:
 
 
 def changes_in(config: dict) -> dict[str, Any]:
-    """Takes what `changed_layers` recorded out of a configuration; before 0.2 that was dtype policies alone."""
+    """Removes the record of `changed_layers` from a configuration and returns it; old ones hold dtype policies alone."""
     policies = config.pop("quantized", {})
     return config.pop("changed_layers", {position: {"dtype": policy} for position, policy in policies.items()})
 

@@ -1,9 +1,9 @@
-"""Dropout and stochastic depth whose seeds can be drawn ahead of the computation.
+"""Dropout and stochastic depth whose seeds are drawn ahead of the computation.
 
-A rematerialised function runs twice, and must drop the same values both times. Keras's own `Dropout` advances
-its seed in each run, which makes the gradients silently wrong. Here a layer draws its seeds first
-(`draw_seeds`), and the computation receives them as arguments. And Keras does not save its seeds: a training that was
-stopped would go on with the masks of its beginning.
+A recomputed function runs twice, and must drop the same values both times. Keras's own `Dropout` advances its seed in
+each run, which makes the gradients silently wrong. Here a layer draws its seeds first (`draw_seeds`), and the
+computation receives them as arguments. Keras does not save its seeds either: resumed training would repeat the masks
+of its beginning.
 """
 
 from collections.abc import Callable
@@ -51,23 +51,23 @@ def _kept(shape: tuple, rate: float, seed: Any) -> Any:
 
 
 def seed_generator(*rates: float) -> keras.random.SeedGenerator | None:
-    """Returns what draws the seeds of a layer, None if it drops nothing. To be called in `build`, for its path."""
+    """Returns the seed generator of a layer, or None if all rates are 0. Call it in `build`, for its path."""
     return keras.random.SeedGenerator(name="seed_generator") if any(rates) else None
 
 
 def draw_seeds(generator: keras.random.SeedGenerator | None, rates: tuple[float, ...], training: bool | None) -> tuple:
-    """Draws one seed for each rate; None where nothing is dropped."""
+    """Draws one seed for each rate; None for a rate of 0, and outside training."""
     return tuple(generator.next() if generator and training and rate > 0 else None for rate in rates)
 
 
 def save_seed(layer: keras.layers.Layer, store: Any) -> None:
-    """Saves where the seeds of a layer have come, beside its weights."""
+    """Saves the state of a layer's seed generator beside its weights."""
     if layer.seed_generator is not None:
         store["seed"] = ops.convert_to_numpy(layer.seed_generator.state)
 
 
 def load_seed(layer: keras.layers.Layer, store: Any) -> None:
-    """Loads what `save_seed` saved, where it is there."""
+    """Loads the state that `save_seed` saved; files of earlier versions hold none."""
     if layer.seed_generator is not None and "seed" in dict(store):
         layer.seed_generator.state.assign(np.array(store["seed"]))
 

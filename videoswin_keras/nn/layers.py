@@ -19,7 +19,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")
 class PixelNormalization(keras.layers.Layer):
-    """Turns RGB in 0–255 into what the published checkpoints expect: `(x − mean) / std` per channel.
+    """Normalises RGB in 0–255 as the published checkpoints expect: `(x − mean) / std` per channel.
 
     Computes in float32 under every dtype policy, since bfloat16 cannot hold the quotient of 8-bit values.
 

@@ -1,4 +1,4 @@
-"""Feedback-Attention Memory: a recurrent cell that carries what happened before a clip, in constant space."""
+"""Feedback-Attention Memory: a recurrent cell that carries the past of a clip in constant space."""
 
 import math
 from typing import Any
@@ -23,8 +23,9 @@ class CrossAttention(CompositeLayer):
     Args:
         **kwargs: `name`, `dtype`, …, as for every Keras layer.
 
-    Input: queries (batch, queries, channels), what `project` returned for the tokens (batch, tokens, 2 · channels),
-    both floating, and `visible` (batch, tokens), boolean. Heads are 32 channels wide; fewer channels make one head.
+    Input: queries (batch, queries, channels), floating; `key_value` (batch, tokens, 2 · channels), the result of
+    `project` for the other tokens; `visible` (batch, tokens), boolean. Heads are 32 channels wide; fewer channels make
+    one head.
     Output: (batch, queries, channels); exactly zero where no token is visible.
 
     Raises:
@@ -72,17 +73,17 @@ class CrossAttention(CompositeLayer):
 
 @keras.saving.register_keras_serializable(package="videoswin_keras")
 class FeedbackAttentionMemory(CompositeLayer):
-    """A recurrent memory of fixed size, read by the tokens of a clip and then told what the clip showed.
+    """A recurrent memory of fixed size. The tokens of a clip read it, and then it stores a summary of the clip.
 
     The tokens read a queue of the summaries of the last `memory_length` clips, through a gate that starts at zero:
-    a new memory changes nothing until it is trained. Then the memory summarises what the tokens have become. The
-    queries of a summary are the summary before it, so that what matters can be handed on for far longer than the
-    queue reaches.
+    a new memory changes nothing until it is trained. Then the memory summarises the tokens after they have read. The
+    queries of a summary are the summary before it, so a summary can hand on information for far longer than the queue
+    reaches.
 
     A cell of Keras's protocol: `state_size`, `get_initial_state`, and `call(inputs, states)`, which returns the
-    output and the new states and keeps nothing. In `keras.layers.RNN` it needs `FlatMemoryCell`. What reads the queue
-    at every step can keep what `project` returned for each of its slots, and give it as `projected`, zeros for slots
-    that are not real; the queue is then its newest slot alone, and so is the new one.
+    output and the new states and keeps nothing. In `keras.layers.RNN` it needs `FlatMemoryCell`. A caller may store the
+    result of `project` for each slot of the queue and give it as `projected`, with zeros for slots that are not real.
+    The queue is then its newest slot alone, and so is the new queue.
 
     Args:
         num_tokens: Integer. Tokens of a summary.
@@ -152,9 +153,9 @@ class FeedbackAttentionMemory(CompositeLayer):
         return [ops.zeros((batch_size, *queue), "float32"), ops.zeros((batch_size, *filled), "int32")]
 
     def project(self, queue: Any) -> Any:
-        """Returns what is read of slots (batch, slots, num_tokens, channels), whatever their age.
+        """Returns keys and values of slots (batch, slots, num_tokens, channels), without their ages.
 
-        That is (batch, slots, num_tokens, 2 · channels): keys and values, side by side.
+        They are side by side: (batch, slots, num_tokens, 2 · channels).
         """
         return self.read_attention.project(self.queue_norm(queue))
 
@@ -170,7 +171,7 @@ class FeedbackAttentionMemory(CompositeLayer):
         x = ops.reshape(ops.cast(inputs, self.compute_dtype), (shape[0], math.prod(shape[1:-1]), self.channels))
         places = ops.expand_dims(ops.arange(self.memory_length, dtype="int32"), 0)
         real = places >= self.memory_length - ops.expand_dims(filled, 1)
-        # A slot of the queue that is not real may hold anything, even what is not a number.
+        # A slot of the queue that is not real may hold anything, even NaN.
         queue = ops.where(ops.expand_dims(ops.expand_dims(real[:, -slots:], 2), 3), queue, 0.0)
         if projected is None:
             projected = self.project(ops.cast(queue, self.compute_dtype))
@@ -236,9 +237,9 @@ def _check_shape(name: str, x: Any, expected: tuple) -> None:
 
 
 def age_encoding(memory_length: int, channels: int) -> np.ndarray:
-    """Returns what marks each slot, oldest first: float32 (memory_length, channels), of clips ago, not of the slot.
+    """Returns the encoding of each slot's age in clips, oldest slot first: float32 (memory_length, channels).
 
-    Sine and cosine of the age in clips at frequencies from 1 to 1/10000, as for the positions of a text.
+    It is sine and cosine of the age at frequencies from 1 to 1/10000, as for the positions of a text.
     """
     ages = np.arange(memory_length, 0, -1)[:, None]
     angles = ages * 10000.0 ** -(np.arange(0, channels, 2) / channels)

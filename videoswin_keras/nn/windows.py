@@ -140,7 +140,7 @@ def merge(windows: Any, window: Size, size: Size) -> Any:
 def relative_position_index(window_size: tuple[int, int, int], tokens: Any = None, xp: Any = np) -> Any:
     """Returns int32 (tokens, tokens): the row of the bias table for each pair of tokens, by default of a full window.
 
-    `xp` is the array module, numpy or `keras.ops`: what the models compute is no constant of every compiled program.
+    `xp` is the array module. The models pass `keras.ops`, so that the index is no constant of every compiled program.
     """
     rows = _position_rows(window_size)
     some = xp.array(rows)[:tokens]

@@ -58,7 +58,7 @@ class AdamW(keras.optimizers.AdamW):
         return kernels.can_fuse_adam(variables, self.amsgrad)
 
     def _corrected(self, rate: Any) -> Any:
-        """Returns the learning rate with what corrects the bias of both averages."""
+        """Returns the learning rate times the bias corrections of both averages."""
         step = ops.cast(self.iterations + 1, "float32")
         return ops.cast(rate, "float32") * ops.sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
 
