@@ -37,7 +37,7 @@ def change_layers(layer: keras.layers.Layer, changes: dict[str, Any]) -> None:
 
 
 def changes_in(config: dict) -> dict[str, Any]:
-    """Removes the record of `changed_layers` from a configuration and returns it; old ones hold dtype policies alone."""
+    """Takes the record of `changed_layers` out of a configuration; old ones hold dtype policies alone."""
     policies = config.pop("quantized", {})
     return config.pop("changed_layers", {position: {"dtype": policy} for position, policy in policies.items()})
 
