@@ -1,7 +1,8 @@
 """The published sizes: Tiny, Small, Base and Large."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal, overload
+from typing import Protocol as Interface
 
 from videoswin_keras.checkpoints.load import load_checkpoint, locate
 from videoswin_keras.models.backbone import VideoSwinBackbone
@@ -10,6 +11,8 @@ from videoswin_keras.models.recurrent import RecurrentVideoSwin
 from videoswin_keras.video.protocols import Protocol
 
 Model = VideoSwinClassifier | VideoSwinBackbone | RecurrentVideoSwin
+Memory = dict[str, Any] | Literal[True]
+Shape = tuple[int | None, int | None, int | None, int]
 
 # drop_path_rate: what the size was trained with on Kinetics-400 (Large: by mmaction2).
 SIZES: dict[str, dict[str, Any]] = {
@@ -62,11 +65,31 @@ Source: section 3.4 of arXiv 2106.13230.
 """
 
 
-def _variant(size: str) -> Callable[..., Model]:
+class Variant(Interface):
+    """Which of the three models a size returns, for type checkers. `_DOC` describes the arguments."""
+
+    @overload
+    def __call__(
+        self,
+        input_shape: Shape = ...,
+        num_classes: int = ...,
+        *,
+        memory: dict[str, Any] | Literal[True],
+        **options: Any,
+    ) -> RecurrentVideoSwin: ...
+    @overload
+    def __call__(
+        self, input_shape: Shape = ..., num_classes: int = ..., *, include_top: Literal[False], **options: Any
+    ) -> VideoSwinBackbone: ...
+    @overload
+    def __call__(self, input_shape: Shape = ..., num_classes: int = ..., **options: Any) -> VideoSwinClassifier: ...
+
+
+def _variant(size: str) -> Variant:
     defaults = SIZES[size]
 
     def build(
-        input_shape: tuple[int | None, int | None, int | None, int] = (32, 224, 224, 3),
+        input_shape: Shape = (32, 224, 224, 3),
         num_classes: int = 400,
         include_top: bool = True,
         weights: str | None = None,
@@ -124,7 +147,7 @@ def _variant(size: str) -> Callable[..., Model]:
     function = f"VideoSwin{size[0].upper()}"
     build.__name__ = build.__qualname__ = function
     build.__doc__ = _DOC.format(title=size.title(), function=function, channels=8 * defaults["embed_dim"])
-    return build
+    return build  # type: ignore[return-value]  # which of the three comes back, no type checker can follow
 
 
 VideoSwinT = _variant("tiny")
