@@ -254,8 +254,7 @@ def test_layers_frozen_within_are_saved(tmp_path):
     assert any(path.startswith("stage1/") for path in paths)
 
 
-def test_dropped_memory_of_the_optimizer(tmp_path):
-    """A compiled model reloads and goes on training."""
+def test_reloaded_model_continues_training(tmp_path):
     model = small_classifier()
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(clip(2, 4, 32, 32, 3), np.array([0, 1]), verbose=0)

@@ -217,7 +217,7 @@ def test_only_frames_that_are_looked_at_are_made(plain):
     assert made == list(range(0, 241, 6))
 
 
-def test_nothing_comes_of_nothing(plain):
+def test_no_frames_give_no_results(plain):
     assert list(VideoStream(plain, **SETTINGS)([])) == []
 
 

@@ -40,7 +40,7 @@ def load_checkpoint(
     before that is sure. A model without a head takes all but the checkpoint's head.
 
     Args:
-        model: `VideoSwinBackbone` or `VideoSwinClassifier`.
+        model: `VideoSwinBackbone`, `VideoSwinClassifier` or `RecurrentVideoSwin`.
         source: Path of a `.pth`, `.pdparams`, `.safetensors`, `.weights.h5` or `.keras` file; or the name of a
             checkpoint of the zoo (`videoswin models` lists them), which is downloaded once; or an http(s) URL, at
             whose end `#sha256=` and 8 or more digits of the file's hash may stand.

@@ -429,7 +429,7 @@ def periods(folder: Path) -> list[Path]:
 
 
 def _lock(folder: Path) -> int | None:
-    """Holds the folder until what is returned is closed, or this process ends. (Windows: only on trust.)"""
+    """Locks the folder until the returned descriptor is closed, or this process ends. (Not on Windows.)"""
     if sys.platform == "win32":
         return None
     import fcntl
