@@ -139,6 +139,7 @@ def test_every_override_has_a_twin():
 
 @pytest.mark.parametrize("dtype", ROUNDING)
 @pytest.mark.parametrize(("name", "case"), [(name, case) for name in OVERRIDES for case in range(len(CASES[name]))])
+@pytest.mark.filterwarnings("ignore:Setting the dtype on a NumPy array:DeprecationWarning")  # of TensorFlow's loops
 @pytest.mark.usefixtures("emulated")
 def test_twins(name, case, dtype, monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK_BYTES", {"cpu": 2**7, "gpu": 2**7})
