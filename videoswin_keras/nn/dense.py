@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from videoswin_keras import kernels
+from videoswin_keras.kernels import plain
 
 
 def linear(layer: keras.layers.Dense, x: Any, training: bool | None = None) -> Any:
@@ -27,8 +28,11 @@ def linear_gelu(layer: keras.layers.Dense, x: Any) -> Any:
 
 
 def normalize(layer: keras.layers.LayerNormalization, x: Any, training: bool | None = None) -> Any:
-    """Returns `layer(x)`, of a layer that normalises the last axis."""
-    if keras.backend.is_keras_tensor(x):
+    """Returns `layer(x)`, of a layer that normalises the last axis.
+
+    Calls the layer itself, whose hooks then fire on PyTorch, unless the backend has a kernel for training.
+    """
+    if not training or kernels.layer_normalization is plain.layer_normalization:
         return layer(x)
     x, scale, shift = (ops.convert_to_tensor(value) for value in (x, layer.gamma, layer.beta))
     x = ops.cast(x, layer.compute_dtype)
