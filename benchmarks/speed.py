@@ -165,8 +165,9 @@ def ours(cell: Cell, clips: np.ndarray, _: bool) -> Callable[[], Any]:
     sys.modules.update(dict.fromkeys(set(OURS) - {os.environ["KERAS_BACKEND"]}))
     import keras
 
-    from videoswin_keras import AdamW, VideoSwinB, VideoSwinS, VideoSwinT
+    from videoswin_keras import AdamW, VideoSwinB, VideoSwinS, VideoSwinT, kernels
 
+    kernels.give_back_after_compilations()  # as the command line does
     build = {"tiny": VideoSwinT, "small": VideoSwinS, "base": VideoSwinB}[cell.size]
     policy = {"float32": "float32", "bfloat16": "mixed_bfloat16"}[cell.dtype]
     model = build(clips.shape[1:], num_classes=400, use_rematerialization=cell.remat, dtype=policy)
